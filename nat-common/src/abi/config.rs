@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Configuration as the data path sees it, and the small state kept beside it.
+//!
+//! Configuration tables are doubled: the control plane fills the bank that is not in use and then changes
+//! [`Control::bank`] with one write. A packet reads the bank once. State (`*State`, [`Table`]) is not doubled, and
+//! slots keep their meaning across reloads, so that a reload never touches a flow.
+
+use super::layout;
+use crate::{Tick, net::timers::TIMER_CLASSES};
+use bytemuck::{Pod, Zeroable};
+
+/// Backends per instance.
+pub const MAX_BACKENDS: u32 = 4096;
+/// Outbound rules per instance.
+pub const MAX_RULES: u32 = 256;
+/// Frontend addresses per instance.
+pub const MAX_FRONTENDS: u32 = 256;
+/// Logical interfaces per instance; slots are `u8` in [`super::flow::FlowEntry::slot`].
+pub const MAX_PORTS: u32 = 64;
+/// Pieces that one backend's ports may be in.
+pub const MAX_SEGMENTS: usize = 16;
+/// Banks of configuration.
+pub const BANKS: u32 = 2;
+/// "No such slot".
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// Protocol classes have separate port inventories (TCP and UDP: Azure "Outbound connections", 2019 and 2023; ICMP
+/// identifiers likewise).
+pub const CLASS_TCP: u32 = 0;
+/// See [`CLASS_TCP`].
+pub const CLASS_UDP: u32 = 1;
+/// See [`CLASS_TCP`].
+pub const CLASS_ICMP: u32 = 2;
+/// Protocol classes; a power of two more than needed, so that indices are shifts.
+pub const CLASSES: u32 = 4;
+/// Class names as in configuration and JSON.
+pub const CLASS_NAMES: [&str; 3] = ["tcp", "udp", "icmp"];
+
+/// Index of a backend's grant for a protocol class, the same in every bank.
+#[inline(always)]
+#[must_use]
+pub const fn grant_slot(backend: u32, class: u32) -> u32 {
+    backend * CLASSES + class
+}
+
+/// Index into `GRANTS`.
+#[inline(always)]
+#[must_use]
+pub const fn grant_index(bank: u32, grant: u32) -> u32 {
+    bank * MAX_BACKENDS * CLASSES + grant
+}
+
+/// Index into `BACKEND_INFO`.
+#[inline(always)]
+#[must_use]
+pub const fn backend_index(bank: u32, backend: u32) -> u32 {
+    bank * MAX_BACKENDS + backend
+}
+
+/// Index into `RULES`.
+#[inline(always)]
+#[must_use]
+pub const fn rule_index(bank: u32, rule: u32) -> u32 {
+    bank * MAX_RULES + rule
+}
+
+/// Index into `FRONTEND_INFO`.
+#[inline(always)]
+#[must_use]
+pub const fn frontend_index(bank: u32, frontend: u32) -> u32 {
+    bank * MAX_FRONTENDS + frontend
+}
+
+/// What the maps are: written once, when they are made.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Meta {
+    /// [`META_MAGIC`].
+    pub magic: u32,
+    /// [`super::ABI_VERSION`].
+    pub abi_version: u32,
+    /// Flows the table was made for.
+    pub max_flows: u32,
+    /// Tick in which the maps were made: since when the instance translates.
+    pub created: Tick,
+}
+layout!(Meta, 16);
+
+/// "NTGW".
+pub const META_MAGIC: u32 = 0x4e54_4757;
+
+/// What every slow-path decision reads.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Control {
+    /// Bank in force, 0 or 1.
+    pub bank: u32,
+    /// Raised by the daemon whenever routes, neighbours, addresses, links or the configuration change: flows look
+    /// up their next hop and timeouts again. Never 0.
+    pub epoch: u32,
+    /// Tick of the daemon's last sign of life. When it is old, flows look up their next hop every tick.
+    pub heartbeat: Tick,
+    /// Flows that each backend may always have.
+    pub guaranteed_flows: u32,
+    /// Flows above the guarantee, all backends together.
+    pub burst_flows: u32,
+    /// 1 when the guard is attached, so that a packet with an unresolved next hop may go to the stack.
+    pub guarded: u32,
+    /// Reloads so far.
+    pub generation: u32,
+    /// The time, in tests only ([`super::names::CONST_TEST_CLOCK`]).
+    pub test_tick: Tick,
+}
+layout!(Control, 32);
+
+/// Ticks without a heartbeat after which the daemon counts as dead (about 3 s).
+pub const HEARTBEAT_TICKS: Tick = 6;
+
+/// [`PortConfig::role`]: backends are behind this port.
+pub const ROLE_INSIDE: u8 = 1;
+/// [`PortConfig::role`]: destinations are behind this port.
+pub const ROLE_OUTSIDE: u8 = 2;
+
+/// A logical interface: a device, or a VLAN (or VLAN in VLAN) on one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct PortConfig {
+    /// The logical interface.
+    pub ifindex: u32,
+    /// The device at the bottom, where the XDP program is attached and frames are sent.
+    pub lower: u32,
+    /// Tags on its frames, outermost first; unused ones zero.
+    pub tags: [VlanTag; 2],
+    /// Number of tags.
+    pub tag_count: u8,
+    /// [`ROLE_INSIDE`] and [`ROLE_OUTSIDE`]; 0: slot not in use.
+    pub role: u8,
+    /// Interface MTU in bytes.
+    pub mtu: u16,
+    /// Source MAC address for frames sent here.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// Address that ICMP errors come from, network byte order; zero: none, errors are not sent.
+    pub address: [u8; 4],
+    /// Interface name, NUL-padded.
+    pub name: [u8; 16],
+}
+layout!(PortConfig, 48);
+
+/// An 802.1Q or 802.1ad tag as on the wire.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct VlanTag {
+    /// 0x8100 or 0x88a8, network byte order.
+    pub protocol: [u8; 2],
+    /// Tag control information, network byte order. In configuration only the 12-bit VLAN number.
+    pub control: [u8; 2],
+}
+layout!(VlanTag, 4);
+
+/// Key of `PORT_BY_TAG`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct PortTag {
+    /// The device at the bottom.
+    pub lower: u32,
+    /// VLAN numbers, host byte order, outermost first; 0: no tag.
+    pub vlan: [u16; 2],
+}
+layout!(PortTag, 8);
+
+/// Key of `BACKENDS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct BackendKey {
+    /// Private address, network byte order.
+    pub address: [u8; 4],
+    /// Bank.
+    pub bank: u32,
+}
+layout!(BackendKey, 8);
+
+/// Who a backend slot is. Not read by the data path.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct BackendInfo {
+    /// Private address, network byte order; zero: slot free.
+    pub address: [u8; 4],
+    /// 1: in the configuration; 2: no longer, but flows of it are still alive.
+    pub status: u32,
+    /// Configured name, NUL-padded; empty: known by its address.
+    pub name: [u8; 32],
+    /// Pool, NUL-padded.
+    pub pool: [u8; 32],
+}
+layout!(BackendInfo, 72);
+
+/// A run of ports on one frontend address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Segment {
+    /// Frontend address, network byte order.
+    pub address: [u8; 4],
+    /// First port.
+    pub first: u16,
+    /// Number of ports, a multiple of 8; 0: segment not in use.
+    pub count: u16,
+}
+layout!(Segment, 8);
+
+/// The ports of one backend for one protocol class.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Grant {
+    /// Ports in all segments together; 0: no rule for this backend and class.
+    pub ports: u32,
+    /// Rule slot.
+    pub rule: u32,
+    /// Segments in use.
+    pub segment_count: u32,
+    /// Differs whenever the segments differ: records made for other segments are not believed.
+    pub version: u32,
+    /// The segments, in the order of port numbers.
+    pub segments: [Segment; MAX_SEGMENTS],
+}
+layout!(Grant, 16 + 8 * MAX_SEGMENTS);
+
+/// Running state of a grant, kept across reloads.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct GrantState {
+    /// Flows alive (expired ones count until they are reclaimed).
+    pub flows: u64,
+    /// Flows opened so far.
+    pub opened: u64,
+    /// New flows refused because no port was free.
+    pub refused: u64,
+    /// New flows refused because of the table (full, or the backend's share used up).
+    pub refused_table: u64,
+    /// Tick of the last refusal that was reported as an event.
+    pub reported: Tick,
+    /// Tick of the last collision of both probes: while recent, the record is asked first.
+    pub pressed: Tick,
+}
+layout!(GrantState, 40);
+
+/// Running state of a backend, kept across reloads.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct BackendState {
+    /// Flows alive, all classes: compared with the guaranteed share.
+    pub flows: u64,
+}
+layout!(BackendState, 8);
+
+/// An outbound rule.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Rule {
+    /// Idle timeouts in ticks, by [`crate::net::timers::TimerClass`].
+    pub timeouts: [Tick; TIMER_CLASSES],
+    /// 1: in the configuration; 2: no longer, but flows made by it are still alive; 0: slot free.
+    pub status: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Name, NUL-padded.
+    pub name: [u8; 48],
+}
+layout!(Rule, TIMER_CLASSES * 4 + 8 + 48);
+
+/// Key of `FRONTENDS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct FrontendKey {
+    /// Public address, network byte order.
+    pub address: [u8; 4],
+    /// Bank.
+    pub bank: u32,
+}
+layout!(FrontendKey, 8);
+
+/// 8-port blocks in 65,536 ports, in bytes of a bitmap.
+pub const CLAIMED_BYTES: usize = 65_536 / 8 / 8;
+
+/// One public address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Frontend {
+    /// Public address, network byte order; zero: slot free.
+    pub address: [u8; 4],
+    /// [`FRONTEND_LOCAL`].
+    pub flags: u32,
+    /// Name of the frontend in the configuration, NUL-padded.
+    pub name: [u8; 32],
+    /// By class: bit `n` of byte `b` set when the 8-port block `8 b + n` is granted to a backend. Unsolicited
+    /// packets to such a port are dropped; to another one they go to the host if it owns the address.
+    pub claimed: [[u8; CLAIMED_BYTES]; 3],
+}
+layout!(Frontend, 40 + 3 * CLAIMED_BYTES);
+
+/// [`Frontend::flags`]: the host owns the address.
+pub const FRONTEND_LOCAL: u32 = 1;
+
+/// The budget that all backends share.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Table {
+    /// Flows alive above their backend's guarantee.
+    pub burst: u64,
+    /// Flows alive.
+    pub flows: u64,
+    /// Flows reclaimed by the sweep.
+    pub swept: u64,
+    /// Flows reclaimed by the data path itself because it needed their place.
+    pub taken_over: u64,
+}
+layout!(Table, 32);
+
+/// Arguments and result of one sweep.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct SweepArgs {
+    /// In: most flows to reclaim in this pass.
+    pub limit: u64,
+    /// Out: entries looked at, both halves.
+    pub visited: u64,
+    /// Out: flows reclaimed.
+    pub reclaimed: u64,
+    /// Out: flows that have expired and are within their grace, or were above the limit.
+    pub pending: u64,
+    /// Out: flows alive by [`crate::net::timers::TimerClass`].
+    pub live: [u64; TIMER_CLASSES],
+}
+layout!(SweepArgs, 32 + 8 * TIMER_CLASSES);
+
+/// Token bucket of generated ICMP errors on one CPU (RFC 1812 §4.3.2.8).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct IcmpBudget {
+    /// Tick in which the bucket was last filled.
+    pub tick: Tick,
+    /// Errors that may still be sent in this tick.
+    pub left: u32,
+}
+layout!(IcmpBudget, 8);
+
+/// ICMP errors a CPU may generate per tick: about 1,000 a second, as Linux' `icmp_msgs_per_sec`.
+pub const ICMP_ERRORS_PER_TICK: u32 = 512;
+
+/// The bytes of a NUL-padded name as text; what is not UTF-8 is replaced by nothing.
+#[must_use]
+pub fn name_of(bytes: &[u8]) -> &str {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    core::str::from_utf8(&bytes[..end]).unwrap_or_default()
+}
+
+/// Pads `name` with NULs; what does not fit is cut at a character boundary.
+#[must_use]
+pub fn padded<const N: usize>(name: &str) -> [u8; N] {
+    let mut out = [0; N];
+    let mut end = name.len().min(N);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    out[..end].copy_from_slice(&name.as_bytes()[..end]);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_survive_padding() {
+        assert_eq!(name_of(&padded::<16>("wan0")), "wan0");
+        assert_eq!(name_of(&padded::<4>("outside")), "outs");
+        assert_eq!(name_of(&padded::<4>("aßß")), "aß");
+        assert_eq!(name_of(&[0; 8]), "");
+    }
+
+    #[test]
+    fn banks_do_not_overlap() {
+        assert_eq!(grant_index(1, 0), grant_index(0, grant_slot(MAX_BACKENDS - 1, CLASSES - 1)) + 1);
+        assert_eq!(rule_index(1, 0), MAX_RULES);
+    }
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Verdict reasons and counters.
+//!
+//! [`Reason`] is closed: every packet that enters the data path ends in exactly one of them, at one place
+//! (`nat-ebpf/src/verdict.rs`), so that the counts add up to the packets seen.
+
+use super::layout;
+use bytemuck::{Pod, Zeroable};
+
+/// What happens to a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fate {
+    /// Translated and sent.
+    Translated,
+    /// Answered with an ICMP error to its sender.
+    Answered,
+    /// Left to the host's network stack as it is.
+    Passed,
+    /// Gone.
+    Dropped,
+}
+
+macro_rules! reasons {
+    ($($variant:ident = $number:literal, $name:literal, $fate:ident, $help:literal;)*) => {
+        /// Why a packet got its verdict.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum Reason {
+            $(#[doc = $help] $variant = $number,)*
+        }
+
+        impl Reason {
+            /// Every reason, in numerical order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// Name in JSON, metrics and tables.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What becomes of such a packet.
+            #[must_use]
+            pub const fn fate(self) -> Fate {
+                match self { $(Self::$variant => Fate::$fate,)* }
+            }
+
+            /// One sentence for an operator.
+            #[must_use]
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => $help,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    TranslatedOut = 0, "translated_out", Translated, "outbound packet of a flow, translated and sent";
+    TranslatedIn = 1, "translated_in", Translated, "inbound packet of a flow, translated back and sent";
+    IcmpErrorOut = 2, "icmp_error_out", Translated, "ICMP error from inside about a flow, translated with the packet it quotes";
+    IcmpErrorIn = 3, "icmp_error_in", Translated, "ICMP error from outside about a flow, translated with the packet it quotes";
+    TranslatedToStack = 4, "translated_to_stack", Translated, "inbound packet translated back and left to the stack, which resolves the backend's MAC address";
+    TtlExceeded = 5, "ttl_exceeded", Answered, "TTL ran out here, answered with ICMP time exceeded";
+    TooBig = 6, "too_big", Answered, "larger than the next link and not to be fragmented, answered with ICMP fragmentation needed";
+    NotIpv4 = 7, "not_ipv4", Passed, "ARP, IPv6 or another ethertype";
+    OtherVlan = 8, "other_vlan", Passed, "tagged for a VLAN, or untagged on a trunk, that is not configured here";
+    Local = 9, "local", Passed, "for one of the gateway's own addresses";
+    NotOutbound = 10, "not_outbound", Passed, "its route does not leave by an outside interface (backend to backend)";
+    NotFrontend = 11, "not_frontend", Passed, "arrived outside for an address that is not a frontend";
+    HostTraffic = 12, "host_traffic", Passed, "for a frontend address that the host owns, to a port that no backend holds";
+    Multicast = 13, "multicast", Passed, "multicast or broadcast";
+    NeighbourUnresolved = 14, "neighbour_unresolved", Passed, "next hop has no MAC address yet: the stack resolves it and forwards, the guard translates";
+    NoRoute = 15, "no_route", Passed, "no usable route: the stack answers";
+    NoOutboundRule = 16, "no_outbound_rule", Dropped, "no outbound rule covers this source address and protocol";
+    NoFreePort = 17, "no_free_port", Dropped, "every port of the backend is taken for this destination";
+    NoMapping = 18, "no_mapping", Dropped, "arrived outside for a port that a backend holds, but no flow matches";
+    FlowExpired = 19, "flow_expired", Dropped, "the flow it belongs to has been idle for too long";
+    TableFull = 20, "table_full", Dropped, "the flow table is full";
+    TableShare = 21, "table_share", Dropped, "the backend has used up its share of the flow table";
+    TableError = 22, "table_error", Dropped, "the kernel refused a table update for another reason than a full table";
+    Fragment = 23, "fragment", Dropped, "a fragment: not translated";
+    Malformed = 24, "malformed", Dropped, "lengths or header fields contradict each other or the frame";
+    BadChecksum = 25, "bad_checksum", Dropped, "wrong IPv4 header checksum in a packet that would open a flow";
+    TcpNoFlow = 26, "tcp_no_flow", Dropped, "TCP segment that opens nothing (not a SYN) and matches no flow";
+    ProtocolUnsupported = 27, "protocol_unsupported", Dropped, "IP protocol other than TCP, UDP and ICMP";
+    IcmpUnsupported = 28, "icmp_unsupported", Dropped, "ICMP type that is neither an echo nor an error";
+    IcmpErrorNoFlow = 29, "icmp_error_no_flow", Dropped, "ICMP error that quotes no flow of ours";
+    TtlExceededSilent = 30, "ttl_exceeded_silent", Dropped, "TTL ran out here, not answered: rate limit, or the packet must not be answered";
+    TooBigSilent = 31, "too_big_silent", Dropped, "larger than the next link, not answered: may be fragmented (not done here), rate limit, or must not be answered";
+    WrongSide = 32, "wrong_side", Dropped, "matches a flow, but arrived from the wrong side";
+    FlowRace = 33, "flow_race", Dropped, "another CPU was changing the flow at the same moment";
+    FlowRecycled = 34, "flow_recycled", Dropped, "the table entry changed hands while it was read";
+    ForwardingOff = 35, "forwarding_off", Dropped, "the kernel says forwarding is off on the interface it came from";
+    InvalidSource = 36, "invalid_source", Dropped, "source address that no host may have (zero, loopback, multicast, broadcast)";
+    NotConfigured = 37, "not_configured", Dropped, "the data path's own tables are not there: a defect or a half-finished start";
+}
+
+impl Reason {
+    /// The reason with this number.
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.get(number as usize).copied()
+    }
+}
+
+/// Room for reasons in [`Counters`]; a power of two, so that an index can be masked.
+pub const REASON_SLOTS: usize = 64;
+const _: () = assert!(Reason::ALL.len() <= REASON_SLOTS);
+
+/// Counters of one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Counters {
+    /// Packets that entered the XDP program.
+    pub seen: u64,
+    /// Bytes in their frames.
+    pub seen_bytes: u64,
+    /// Packets by [`Reason`].
+    pub packets: [u64; REASON_SLOTS],
+    /// Frame bytes by [`Reason`].
+    pub bytes: [u64; REASON_SLOTS],
+    /// Guard: packets that the stack forwarded and the guard translated.
+    pub guard_translated: u64,
+    /// Guard: packets that the stack would have forwarded untranslated.
+    pub guard_dropped: u64,
+    /// Events that found the ring buffer full.
+    pub events_lost: u64,
+    /// New flows for which a record could not be made or had been evicted, so that ports were tried one by one.
+    pub record_fallbacks: u64,
+    /// Searches through every port of a leaf for one that has expired.
+    pub searches: u64,
+    /// Two CPUs opened the same flow; one of them gave its port back.
+    pub same_flow_races: u64,
+}
+layout!(Counters, 16 + 16 * REASON_SLOTS + 48);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_dense_and_names_unique() {
+        let mut names = std::collections::HashSet::new();
+        for (number, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, number, "{reason:?}");
+            assert_eq!(Reason::from_number(*reason as u32), Some(*reason));
+            assert!(names.insert(reason.name()), "{reason:?}");
+            assert!(!reason.help().ends_with('.'), "{reason:?}");
+        }
+        assert_eq!(Reason::from_number(REASON_SLOTS as u32), None);
+    }
+}

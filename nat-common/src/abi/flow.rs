@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The flow table.
+//!
+//! A flow is two entries of one hash map, its *halves*. The outbound half is found by packets from the backend
+//! (key: inner tuple), the inbound half by packets from the destination (key: outer tuple, seen from outside).
+//! Inserting the inbound half with `BPF_NOEXIST` is the one atomic operation that claims a SNAT port.
+//!
+//! Key and entry are 16 and 64 bytes, so that with the kernel's 48-byte element header
+//! (`struct htab_elem`, kernel/bpf/hashtab.c, Linux 6.18) an element is 128 bytes: two cache lines.
+
+use super::layout;
+use crate::Tick;
+use bytemuck::{Pod, Zeroable};
+
+/// A 5-tuple exactly as it stands in the packet that finds the entry.
+///
+/// For ICMP echo the identifier takes the place of the port at the inner side: `source_port` outbound,
+/// `destination_port` inbound; the other one is zero (RFC 5508 §3.1).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct FlowKey {
+    /// Source address, network byte order.
+    pub source: [u8; 4],
+    /// Destination address, network byte order.
+    pub destination: [u8; 4],
+    /// Source port or identifier, network byte order.
+    pub source_port: [u8; 2],
+    /// Destination port or identifier, network byte order.
+    pub destination_port: [u8; 2],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero; room for a routing zone.
+    pub zone: [u8; 3],
+}
+layout!(FlowKey, 16);
+
+impl FlowKey {
+    /// Folds the key into 32 bits for [`FlowEntry::identity`].
+    ///
+    /// Not a hash against adversaries: it only has to differ, with high probability, between two keys that occupy
+    /// the same map element one after the other.
+    #[inline(always)]
+    #[must_use]
+    pub fn fold(&self) -> u32 {
+        let source = u32::from_ne_bytes(self.source);
+        let destination = u32::from_ne_bytes(self.destination);
+        let [a, b] = self.source_port;
+        let [c, d] = self.destination_port;
+        let ports = u32::from_ne_bytes([a, b, c, d]);
+        let rest = u32::from_ne_bytes([self.protocol, self.zone[0], self.zone[1], self.zone[2]]);
+        (source ^ destination.rotate_left(11)).wrapping_mul(0x9e37_79b1)
+            ^ (ports.wrapping_add(rest.rotate_left(24))).wrapping_mul(0x85eb_ca6b)
+    }
+
+    /// The key with both ends exchanged.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            protocol: self.protocol,
+            zone: self.zone,
+        }
+    }
+}
+
+/// One half of a flow.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct FlowEntry {
+    /// [`FlowKey::fold`] of this half's key. Elements of a preallocated map are recycled at once, without a grace
+    /// period: a reader checks this again after it has copied what it needs.
+    pub identity: u32,
+    /// Low 16 bits: what has been seen ([`crate::net::state`]), high 16 bits: nonce of the flow, equal in both
+    /// halves. Shares an aligned 64-bit word with `identity`, so that one compare-and-swap changes the state only
+    /// of the flow that was meant.
+    pub state: u32,
+    /// Address to write: the frontend's (outbound half) or the backend's (inbound half).
+    pub address: [u8; 4],
+    /// Port or identifier to write, network byte order.
+    pub port: [u8; 2],
+    /// [`HALF_OUTBOUND`] or [`HALF_INBOUND`], and [`HALF_BURST`].
+    pub half: u8,
+    /// Slot of the port the packet leaves by.
+    pub slot: u8,
+    /// When this half last saw a packet, or 0: never.
+    pub touched: Tick,
+    /// [`super::config::Control::epoch`] at which the next hop below was looked up.
+    pub epoch: u32,
+    /// [`super::config::grant_slot`]: backend slot × 4 + protocol class.
+    pub grant: u32,
+    /// When the flow was opened.
+    pub created: Tick,
+    /// Destination MAC address of the next hop.
+    pub next_hop: [u8; 6],
+    /// Largest IP packet that fits the route, in bytes.
+    pub mtu: u16,
+    /// Rule slot.
+    pub rule: u16,
+    /// Zero.
+    pub reserved: [u8; 6],
+    /// Packets translated by this half.
+    pub packets: u64,
+    /// Bytes translated by this half: IP total length.
+    pub bytes: u64,
+}
+layout!(FlowEntry, 64);
+
+/// [`FlowEntry::half`]: found by packets from the backend.
+pub const HALF_OUTBOUND: u8 = 1;
+/// [`FlowEntry::half`]: found by packets from the destination.
+pub const HALF_INBOUND: u8 = 2;
+/// [`FlowEntry::half`]: the flow is above its backend's guaranteed share of the table and takes from the common
+/// budget ([`super::config::Table::burst`]).
+pub const HALF_BURST: u8 = 0x80;
+
+/// Kernel memory of one flow, both halves, in bytes: two elements and their share of the bucket array (16 bytes a
+/// bucket, as many buckets as elements rounded up to a power of two).
+pub const KERNEL_BYTES_PER_FLOW: u64 = 2 * (48 + 16 + 64) + 2 * 16;
+
+/// Key of the inbound half that belongs to an outbound key translated to `address:port`.
+#[inline(always)]
+#[must_use]
+pub const fn inbound_key(outbound: &FlowKey, address: [u8; 4], port: [u8; 2]) -> FlowKey {
+    FlowKey {
+        source: outbound.destination,
+        destination: address,
+        source_port: outbound.destination_port,
+        destination_port: port,
+        protocol: outbound.protocol,
+        zone: outbound.zone,
+    }
+}
+
+/// Key of the other half: where `entry` under `key` points to.
+#[inline(always)]
+#[must_use]
+pub const fn peer_key(key: &FlowKey, address: [u8; 4], port: [u8; 2], half: u8) -> FlowKey {
+    if half & HALF_OUTBOUND != 0 {
+        inbound_key(key, address, port)
+    } else {
+        FlowKey {
+            source: address,
+            destination: key.source,
+            source_port: port,
+            destination_port: key.source_port,
+            protocol: key.protocol,
+            zone: key.zone,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUT: FlowKey = FlowKey {
+        source: [10, 0, 0, 4],
+        destination: [198, 51, 100, 1],
+        source_port: [0x9c, 0x40],
+        destination_port: [0, 80],
+        protocol: 6,
+        zone: [0; 3],
+    };
+
+    #[test]
+    fn the_peer_of_the_peer_is_the_half_itself() {
+        let (address, port) = ([203, 0, 113, 10], [4, 1]);
+        let inbound = peer_key(&OUT, address, port, HALF_OUTBOUND | HALF_BURST);
+        assert_eq!(inbound.destination, address);
+        assert_eq!(peer_key(&inbound, OUT.source, OUT.source_port, HALF_INBOUND), OUT);
+    }
+
+    #[test]
+    fn neighbouring_keys_fold_differently() {
+        let mut seen = std::collections::HashSet::new();
+        for host in 0..64u8 {
+            for port in 0..1024u16 {
+                let key = FlowKey { source: [10, 0, 0, host], source_port: port.to_be_bytes(), ..OUT };
+                assert!(seen.insert(key.fold()), "{key:?}");
+                assert_ne!(key.fold(), key.reversed().fold());
+            }
+        }
+    }
+}

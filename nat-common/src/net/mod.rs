@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Packet arithmetic and state machines, pure.
+
+pub mod checksum;
+pub mod icmp;
+pub mod state;
+pub mod timers;
