@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the daemon says about itself: the body of `GET /v1/status`.
+
+use serde::{Deserialize, Serialize};
+
+/// State of a running daemon. Times of day are seconds since 1970-01-01 UTC.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DaemonStatus {
+    /// Process.
+    pub pid: u32,
+    /// Version of the program that runs.
+    pub version: String,
+    /// Instance.
+    pub name: String,
+    /// Configuration file as given to `run`.
+    pub config: String,
+    /// When the process started.
+    pub started: u64,
+    /// Since when packets are translated under this process; `None`: not yet.
+    pub ready: Option<u64>,
+    /// Configured interfaces.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// The last reload that was asked for, successful or not.
+    pub last_reload: Option<ReloadStatus>,
+    /// The idle sweep.
+    pub sweep: SweepStatus,
+    /// Next hops that are kept resolved.
+    pub next_hops: Vec<NextHopStatus>,
+    /// Errors of the daemon itself, oldest first, at most 16.
+    pub errors: Vec<Logged>,
+    /// What the data path reported, oldest first, at most 32.
+    pub events: Vec<Logged>,
+}
+
+/// A configured interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Name as configured.
+    pub name: String,
+    /// Device that the XDP program is attached to.
+    pub device: String,
+    /// `inside`, `outside` or `both`.
+    pub role: String,
+    /// `native`, `generic` or `absent`: the interface does not exist at present.
+    pub mode: String,
+    /// VLAN numbers of its frames, outermost first.
+    pub vlans: Vec<u16>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Address that ICMP errors come from.
+    pub address: Option<std::net::Ipv4Addr>,
+}
+
+/// How a reload went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadStatus {
+    /// When.
+    pub at: u64,
+    /// Whether the new configuration is in force.
+    pub ok: bool,
+    /// Why it is not.
+    pub error: Option<String>,
+    /// What was noticed about a configuration that is in force.
+    pub warnings: Vec<String>,
+    /// How long it took, in milliseconds.
+    pub milliseconds: u64,
+}
+
+/// The idle sweep since the daemon started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SweepStatus {
+    /// Passes so far.
+    pub passes: u64,
+    /// How long the last pass took, in milliseconds.
+    pub milliseconds: f64,
+    /// Entries that the last pass looked at, both halves.
+    pub visited: u64,
+    /// Flows that the last pass removed.
+    pub reclaimed: u64,
+    /// Flows that had expired and were left to a later pass.
+    pub pending: u64,
+    /// Seconds until the next pass, counted from the last.
+    pub period_seconds: f64,
+    /// Flows alive by state, as the last pass saw them.
+    pub live: std::collections::BTreeMap<String, u64>,
+}
+
+/// A next hop that is kept resolved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextHopStatus {
+    /// Address.
+    pub address: std::net::Ipv4Addr,
+    /// Interface.
+    pub interface: String,
+    /// `resolved`, `unresolved` or `failed`.
+    pub state: String,
+    /// MAC address if resolved.
+    pub mac: Option<String>,
+}
+
+/// A line with its time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logged {
+    /// When.
+    pub at: u64,
+    /// What.
+    pub text: String,
+}
+
+/// Body of every answer that is not a success.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// One sentence.
+    pub error: String,
+}
