@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Project commands: `cargo xtask <verb>`, one file per verb. Nothing here is needed to run natgw.
 mod build;
+mod ci;
+mod demo;
 mod exec;
+mod lint;
 mod paths;
 mod setup;
+mod test;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -23,12 +28,27 @@ enum Verb {
     Setup,
     /// Build target/release/natgw with the BPF object inside
     Build(build::Args),
+    /// Build, prepare the machine, then run `natgw demo` as root
+    Demo(demo::Args),
+    /// Run the tests: pure as you, packet and netns as root
+    Test(test::Args),
+    /// rustfmt, clippy, house rules, cargo-deny
+    Lint,
+    /// House rules alone
+    Tidy,
+    /// What .ci/run calls: lint, then test
+    Ci,
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Setup => setup::run(),
         Verb::Build(args) => build::run(&args),
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Test(args) => test::run(&args),
+        Verb::Lint => lint::run(),
+        Verb::Tidy => tidy::run(),
+        Verb::Ci => ci::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

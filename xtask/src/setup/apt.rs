@@ -27,6 +27,13 @@ pub(crate) fn candidate(package: &str) -> Option<String> {
     })
 }
 
+/// Whether dpkg has that package in place.
+pub(crate) fn installed(package: &str) -> bool {
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat", "${db:Status-Status}", package]);
+    output(&mut query).is_ok_and(|status| status.trim() == "installed")
+}
+
 /// Candidate line of `apt-cache policy`.
 fn parse_candidate(policy: &str) -> Option<String> {
     let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate:"))?.trim();
@@ -67,7 +74,17 @@ fn try_install(packages: &[&str]) -> Result<()> {
         bail!("neither root nor a password-less sudo is available");
     };
     exec_shown(
-        command.args(["install", "--yes", "--quiet", "--quiet", "--no-install-recommends"]).args(packages),
+        command
+            .args([
+                "install",
+                "--yes",
+                "--quiet",
+                "--quiet",
+                "--no-install-recommends",
+                "--option",
+                "Dpkg::Use-Pty=0",
+            ])
+            .args(packages),
     )
 }
 

@@ -2,6 +2,7 @@
 //! `cargo xtask setup`: what building needs beyond a stable cargo, found or installed.
 mod apt;
 mod linker;
+pub(crate) mod system;
 mod toolchain;
 
 use std::{path::PathBuf, process::Command};
@@ -14,6 +15,7 @@ use crate::{
 };
 
 use toolchain::Toolchain;
+pub(crate) use toolchain::try_bpf_clippy;
 
 /// A compiler for bpfel-unknown-none and the linker that understands its bitcode.
 pub(crate) struct BpfTools {

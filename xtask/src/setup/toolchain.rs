@@ -69,7 +69,9 @@ impl Toolchain {
     /// This toolchain's cargo, free of what the cargo running xtask left in the environment.
     pub(crate) fn cargo(&self, verb: &str) -> Command {
         let cargo = self.sysroot.join("bin/cargo");
-        let mut command = Command::new(&cargo);
+        // cargo prefers a subcommand in its home directory, which may belong to another toolchain.
+        let own = self.sysroot.join(format!("bin/cargo-{verb}"));
+        let mut command = Command::new(if own.exists() { &own } else { &cargo });
         for (name, _) in env::vars_os() {
             if name.to_str().is_some_and(is_foreign) {
                 command.env_remove(name);
@@ -226,6 +228,37 @@ fn install_with_rustup() -> Result<()> {
         .args(["--no-self-update"])
         .env_remove("RUSTUP_TOOLCHAIN");
     exec_within(&mut command, RUSTUP_LIMIT).context("rustup could not install it")
+}
+
+/// Adds clippy to the BPF toolchain where that is easy; whoever needs it checks whether it worked.
+pub(crate) fn try_bpf_clippy(toolchain: &Toolchain) {
+    if toolchain.has_clippy() {
+        return;
+    }
+    let result = match toolchain.origin {
+        Origin::System => install_debian_clippy(),
+        Origin::Rustup => install_rustup_clippy(&toolchain.sysroot),
+    };
+    if let Err(error) = result {
+        note(&format!("{error:#}"));
+    }
+}
+
+/// The package that is named after the installed compiler's.
+fn install_debian_clippy() -> Result<()> {
+    for (compiler, clippy) in [("rustc-web", "rust-web-clippy"), ("rustc", "rust-clippy")] {
+        if apt::installed(compiler) {
+            return apt::install(&[clippy], "lints for the BPF crates");
+        }
+    }
+    bail!("no Debian package provides this compiler")
+}
+
+fn install_rustup_clippy(sysroot: &Path) -> Result<()> {
+    let rustup = find_program("rustup").context("rustup is not on PATH")?;
+    let name = sysroot.file_name().context("a rustup toolchain has a name")?;
+    let mut command = Command::new(rustup);
+    exec_within(command.args(["component", "add", "clippy", "--toolchain"]).arg(name), RUSTUP_LIMIT)
 }
 
 fn install_with_apt() -> Result<()> {

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What running natgw in namespaces needs of the system: a few programs, and bpffs.
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result};
+
+use super::apt;
+use crate::exec::{Root, exec_shown, find_program, step};
+
+/// A Debian package, the program whose presence shows that it is not needed, and what it is for.
+struct Package {
+    name: &'static str,
+    program: &'static str,
+    reason: &'static str,
+}
+
+/// Everything that the demo and the namespace tests call.
+const PACKAGES: [Package; 5] = [
+    Package { name: "iproute2", program: "ip", reason: "makes namespaces, veth pairs, addresses and routes" },
+    Package { name: "nftables", program: "nft", reason: "the masquerade that natgw is compared with" },
+    Package {
+        name: "ethtool",
+        program: "ethtool",
+        reason: "checksum offload off: veth leaves checksums unfinished",
+    },
+    Package { name: "iputils-ping", program: "ping", reason: "echo requests of a real client" },
+    Package {
+        name: "traceroute",
+        program: "traceroute",
+        reason: "time-exceeded answers, as a user sees them",
+    },
+];
+
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// Installs what is missing; says and does nothing where all is there.
+pub(crate) fn ensure_packages() -> Result<()> {
+    let missing: Vec<&Package> =
+        PACKAGES.iter().filter(|package| find_program(package.program).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    step("installing system packages");
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    let reasons: Vec<String> = missing.iter().map(|p| format!("{} {}", p.program, p.reason)).collect();
+    apt::install(&names, &reasons.join("; "))
+}
+
+/// Mounts bpffs where maps, programs and links are pinned, unless it is there.
+pub(crate) fn ensure_bpffs() -> Result<()> {
+    let mounts =
+        fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts: mount /proc")?;
+    if has_bpffs(&mounts) {
+        return Ok(());
+    }
+    let remedy = || format!("no bpffs on {BPFFS}: run `sudo mount -t bpf bpf {BPFFS}` and try again");
+    step("mounting bpffs: pinned maps keep translating when no process holds them");
+    let mut mount = Root::detect().command("mount", &[]).with_context(remedy)?;
+    exec_shown(mount.args(["-t", "bpf", "bpf"]).arg(Path::new(BPFFS))).with_context(remedy)
+}
+
+fn has_bpffs(mounts: &str) -> bool {
+    mounts.lines().any(|line| {
+        let mut fields = line.split(' ').skip(1);
+        fields.next() == Some(BPFFS) && fields.next() == Some("bpf")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bpffs_is_recognised_by_place_and_type() {
+        assert!(has_bpffs("sysfs /sys sysfs rw 0 0\nbpf /sys/fs/bpf bpf rw 0 0\n"));
+        assert!(!has_bpffs("tmpfs /sys/fs/bpf tmpfs rw 0 0\nbpf /mnt bpf rw 0 0\n"));
+    }
+}
