@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! generator `gen0` – `lan0` gateway `wan0` – `sink0` sink: three namespaces in a row.
+
+use std::{fmt::Write as _, fs, net::Ipv4Addr, path::Path, process};
+
+use anyhow::Context as _;
+
+use super::{exec, namespace::Namespace};
+
+/// Backends that send; their addresses follow [`FIRST_BACKEND`].
+pub(super) const BACKENDS: u32 = 50;
+/// Address of the first backend.
+pub(super) const FIRST_BACKEND: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
+/// Network of the backends and its mask.
+pub(super) const BACKEND_NET: (Ipv4Addr, Ipv4Addr) =
+    (Ipv4Addr::new(10, 0, 0, 0), Ipv4Addr::new(255, 255, 0, 0));
+/// Destinations that are sent to; their addresses follow [`FIRST_DESTINATION`].
+pub(super) const DESTINATIONS: u32 = 64;
+/// Address of the first destination.
+pub(super) const FIRST_DESTINATION: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// The address that translated packets come from: `wan0`'s own, because masquerade can use no other.
+pub(super) const FRONTEND: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+/// Hardware addresses, locally administered.
+pub(super) const GEN0_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// Hardware address of `lan0`.
+pub(super) const LAN0_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const WAN0_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
+const SINK0_MAC: [u8; 6] = [2, 0, 0, 0, 0, 4];
+const SINK: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
+const PREFIX: &str = "natgw-bench-";
+
+/// The three namespaces; dropping the chain deletes them.
+#[derive(Debug)]
+pub(super) struct Chain {
+    /// Where frames come from; device `gen0`.
+    pub(super) generator: Namespace,
+    /// Where the gateway under test works; devices `lan0` and `wan0`.
+    pub(super) gateway: Namespace,
+    /// Where frames end; device `sink0`.
+    pub(super) sink: Namespace,
+}
+
+impl Chain {
+    /// Builds the chain with addresses, routes and permanent neighbours, forwarding still off.
+    pub(super) fn build() -> anyhow::Result<Self> {
+        let name = |role: &str| format!("{PREFIX}{}-{role}", process::id());
+        let chain = Self {
+            generator: Namespace::create(&name("gen"))?,
+            gateway: Namespace::create(&name("gw"))?,
+            sink: Namespace::create(&name("sink"))?,
+        };
+        chain.link(&chain.generator, ("gen0", GEN0_MAC), ("lan0", LAN0_MAC))?;
+        chain.link(&chain.sink, ("sink0", SINK0_MAC), ("wan0", WAN0_MAC))?;
+        chain.addresses()?;
+        for (namespace, device) in [
+            (&chain.generator, "gen0"),
+            (&chain.gateway, "lan0"),
+            (&chain.gateway, "wan0"),
+            (&chain.sink, "sink0"),
+        ] {
+            // GRO makes a veth end accept redirected frames when no XDP program of its own is attached.
+            namespace.enter(|| exec::run("ethtool", &["-K", device, "tx", "off", "gro", "on"]))??;
+        }
+        for key in ["ipv4/conf/all/rp_filter", "ipv4/conf/lan0/rp_filter", "ipv4/conf/wan0/rp_filter"] {
+            chain.gateway.sysctl(key, "0")?;
+        }
+        Ok(chain)
+    }
+
+    fn link(
+        &self,
+        outer: &Namespace,
+        (outer_name, outer_mac): (&str, [u8; 6]),
+        (gateway_name, gateway_mac): (&str, [u8; 6]),
+    ) -> anyhow::Result<()> {
+        outer.ip(&[
+            "link",
+            "add",
+            outer_name,
+            "address",
+            &mac(outer_mac),
+            "type",
+            "veth",
+            "peer",
+            gateway_name,
+            "address",
+            &mac(gateway_mac),
+            "netns",
+            self.gateway.name(),
+        ])
+    }
+
+    fn addresses(&self) -> anyhow::Result<()> {
+        self.generator.ip_batch("addr add 10.0.255.254/16 dev gen0\nlink set gen0 up\n")?;
+        self.sink.ip_batch(&format!("addr add {SINK}/24 dev sink0\nlink set sink0 up\n"))?;
+        let mut lines = format!(
+            "addr add 10.0.0.1/16 dev lan0\nlink set lan0 up\naddr add {FRONTEND}/24 dev wan0\nlink set wan0 up\n\
+             route add default via {SINK} dev wan0\n\
+             neigh replace {SINK} lladdr {} dev wan0 nud permanent\n",
+            mac(SINK0_MAC)
+        );
+        for backend in backends() {
+            writeln!(lines, "neigh replace {backend} lladdr {} dev lan0 nud permanent", mac(GEN0_MAC))?;
+        }
+        self.gateway.ip_batch(&lines)
+    }
+
+    /// Deletes namespaces of earlier runs whose process is gone, which only SIGKILL can have left.
+    pub(super) fn remove_stale() -> anyhow::Result<()> {
+        let directory = Path::new("/run/netns");
+        if !directory.exists() {
+            return Ok(());
+        }
+        for entry in fs::read_dir(directory).context("cannot list /run/netns")? {
+            let name = entry.context("cannot list /run/netns")?.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+            if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                eprintln!("deleting namespace {name} of a run that was killed");
+                exec::run("ip", &["netns", "del", name])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Addresses of the backends.
+pub(super) fn backends() -> impl Iterator<Item = Ipv4Addr> {
+    (0..BACKENDS).map(|index| Ipv4Addr::from(FIRST_BACKEND.to_bits() + index))
+}
+
+fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
