@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Configuration: a TOML file in, a checked [`Gateway`] out.
+//!
+//! [`load`] is all there is to it: what it accepts can be planned ([`crate::plan::plan`]) and loaded. Errors are
+//! collected, not only the first is reported; each points at the text it is about.
+
+mod decode;
+mod gateway;
+mod names;
+mod report;
+mod rules;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod validate;
+mod values;
+
+use std::{path::Path, sync::Arc};
+
+use toml::de::DeTable;
+
+use self::{decode::Report, rules::PlacedRule};
+pub use self::{
+    gateway::{Backend, Frontend, Gateway, OutboundRule, Pool, Protocol, XdpMode},
+    report::{ConfigError, Diagnostic, Place, Severity, Source, Warning},
+    values::grouped,
+};
+use crate::plan::{self, NoFlows, PlanError};
+
+/// Reads and checks the file at `path`.
+///
+/// # Errors
+///
+/// The file cannot be read, or something in it is wrong. [`ConfigError`]'s display is complete: every error with
+/// `file:line:column`, the line, and what would be right.
+pub fn load(path: &Path) -> Result<(Gateway, Vec<Warning>), ConfigError> {
+    let file = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(&file, text),
+        Err(source) => Err(ConfigError::Read { file, source }),
+    }
+}
+
+/// Checks `text`, which `file` names in messages.
+///
+/// # Errors
+///
+/// Something in it is wrong.
+pub fn parse(file: &str, text: String) -> Result<(Gateway, Vec<Warning>), ConfigError> {
+    let source = Arc::new(Source { file: file.to_owned(), text });
+    let mut report = Report::new(Arc::clone(&source));
+    let gateway = check(&source.text, &mut report);
+    let (errors, warnings) = report.into_parts();
+    match gateway {
+        Some(gateway) if errors.is_empty() => Ok((gateway, warnings)),
+        _ => Err(ConfigError::Invalid { errors, warnings }),
+    }
+}
+
+fn check(text: &str, report: &mut Report) -> Option<Gateway> {
+    let document = match DeTable::parse(text) {
+        Ok(document) => document,
+        Err(error) => {
+            report.error(error.span().unwrap_or(0..0), error.message().trim_end().replace('\n', ", "));
+            return None;
+        }
+    };
+    let file = schema::read(&document, report);
+    let gateway = file.gateway.as_ref().map(|section| validate::gateway(section, report));
+    let objects = validate::objects(&file, report);
+    let placed = rules::rules(&file.rules, &objects, report);
+    if report.has_errors() {
+        return None;
+    }
+    let (rules, places): (Vec<_>, Vec<_>) =
+        placed.into_iter().map(|PlacedRule { rule, ports_place }| (rule, ports_place)).unzip();
+    let gateway = Gateway { frontends: objects.frontends, pools: objects.pools, rules, ..gateway? };
+    for error in plan_errors(&gateway) {
+        let mut involved = error.rules().iter().rev();
+        let last = involved.next().map_or(0..0, |rule| places[*rule].clone());
+        let diagnostic = report.error(last, error.to_string());
+        for rule in involved {
+            diagnostic.also(places[*rule].clone(), format!("rule `{}`", gateway.rules[*rule].name));
+        }
+        if let Some(help) = error.help(&gateway) {
+            diagnostic.help(help);
+        }
+    }
+    Some(gateway)
+}
+
+/// Why the ports asked for cannot be given: every rule that asks too much for itself, else whatever else it is.
+fn plan_errors(gateway: &Gateway) -> Vec<PlanError> {
+    let errors = plan::over_committed(gateway);
+    if !errors.is_empty() {
+        return errors;
+    }
+    plan::plan(gateway, None, &NoFlows).err().into_iter().collect()
+}
