@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Project commands: `cargo xtask <verb>`, one file per verb. Nothing here is needed to run natgw.
+mod bench;
 mod build;
 mod ci;
 mod demo;
@@ -32,6 +33,8 @@ enum Verb {
     Demo(demo::Args),
     /// Run the tests: pure as you, packet and netns as root
     Test(test::Args),
+    /// Build everything, then compare natgw with floor, forwarding and nftables as root
+    Bench(bench::Args),
     /// rustfmt, clippy, house rules, cargo-deny
     Lint,
     /// House rules alone
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Verb::Build(args) => build::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Test(args) => test::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Lint => lint::run(),
         Verb::Tidy => tidy::run(),
         Verb::Ci => ci::run(),

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask bench`: builds natgw, the generator's BPF object and the runner, then runs it as root.
+use std::{ffi::OsString, os::unix::process::CommandExt, path::PathBuf, process::Command};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    build,
+    exec::{Root, exec, shown, step},
+    paths,
+    setup::system,
+};
+
+/// Tells the runner where generator, sink and floor are; an absolute path.
+const OBJECT_VARIABLE: &str = "NATGW_BENCH_OBJECT";
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Benches and options of natgw-bench; `-- --help` lists them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+pub(crate) fn run(Args { args }: &Args) -> Result<()> {
+    let tools = build::all()?;
+    let object = paths::bpf_target().join("bench.bpf.o");
+    step("building the benchmark's generator, sink and floor");
+    build::bpf_program(&tools, "bench-ebpf", "bench-bpf", &object)?;
+    step("building target/release/natgw-bench");
+    exec(
+        paths::cargo("build")
+            .args(["--release", "--package", "nat-tests", "--bin", "natgw-bench"])
+            // The value that natgw was built with, or its library would be built anew for every bench.
+            .env("NATGW_BPF_OBJECT", paths::bpf_object()),
+    )
+    .context("natgw-bench did not build: fix the compiler errors above and run `cargo xtask bench` again")?;
+    system::ensure_packages()?;
+    system::ensure_bpffs()?;
+    let mut bench = as_root(Root::detect(), &runner(), &object.to_string_lossy())?;
+    bench.args(args);
+    step(&shown(&bench));
+    // Replaces this process: the runner gets Ctrl-C itself, cleans up, and its exit status is ours.
+    Err(bench.exec()).with_context(|| format!("cannot start `{}`", runner().display()))
+}
+
+fn runner() -> PathBuf {
+    paths::target().join("release/natgw-bench")
+}
+
+fn as_root(root: Root, runner: &std::path::Path, object: &str) -> Result<Command> {
+    root.command(&runner.to_string_lossy(), &[(OBJECT_VARIABLE, object)]).with_context(|| {
+        format!(
+            "the bench makes namespaces and loads XDP programs, for which it needs root: run \
+             `sudo env {OBJECT_VARIABLE}={object} {}`",
+            runner.display()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn without_root_the_command_to_run_is_named() {
+        let error = as_root(Root::Unavailable, Path::new("/x/b"), "/x/o").expect_err("no root, no bench");
+        assert!(error.to_string().ends_with("run `sudo env NATGW_BENCH_OBJECT=/x/o /x/b`"), "{error}");
+    }
+
+    #[test]
+    fn object_reaches_the_runner_through_sudo() {
+        let command = as_root(Root::Sudo, Path::new("/x/b"), "/x/o").expect("sudo is root enough");
+        assert_eq!(shown(&command), "sudo -n env NATGW_BENCH_OBJECT=/x/o /x/b");
+    }
+}
