@@ -109,7 +109,6 @@ pub struct Sink {
 pub const fn checksum(mut sum: u32) -> u16 {
     sum = (sum & 0xffff) + (sum >> 16);
     sum = (sum & 0xffff) + (sum >> 16);
-    #[expect(clippy::cast_possible_truncation, reason = "two folds of a 32-bit sum leave 16 bits")]
     let folded = sum as u16;
     !folded
 }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, anyhow};
 use aya::{
     Ebpf,
     maps::{Array, DevMap},
-    programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions, Xdp},
+    programs::{ProgramError, TestRun as _, TestRunAttrs, TestRunOptions, TestRunResult, Xdp},
 };
 use bench_ebpf::{Cursor, DESTINATION_PORT, Generator as State, HEADER_HALVES};
 
@@ -22,8 +22,8 @@ use super::{
     workload::{PORT_BASE, PORT_STRIDE},
 };
 
-/// Frames sent between two looks at the clock.
-const CHUNK: u32 = 65_536;
+/// Fewest frames sent between two looks at the clock, as long as so many are wanted.
+const CHUNK: u64 = 65_536;
 /// Frames in one batch, that is between two runs of the softirq; the kernel's own default.
 const BATCH: u32 = 64;
 /// Bytes before the IPv4 header.
@@ -45,8 +45,14 @@ pub(super) struct Limit {
 pub(super) struct Sent {
     /// Packets, over all CPUs.
     pub(super) packets: u64,
-    /// Time of the slowest CPU.
+    /// Time of the slowest CPU, by the clock on the wall.
     pub(super) time: Duration,
+    /// The same by the kernel's own count: without setting calls up, and without the time that other threads took.
+    pub(super) kernel_time: Duration,
+}
+
+impl Sent {
+    const NOTHING: Self = Self { packets: 0, time: Duration::ZERO, kernel_time: Duration::ZERO };
 }
 
 /// A loaded generator for every CPU that sends.
@@ -54,7 +60,16 @@ pub(super) struct Sent {
 pub(super) struct Generator<'a> {
     chain: &'a Chain,
     frame: Vec<u8>,
-    threads: Vec<(usize, Ebpf)>,
+    threads: Vec<Thread>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    cpu: usize,
+    ebpf: Ebpf,
+    /// Packets a second of the last chunk. The kernel sleeps for milliseconds while it sets each call up and
+    /// takes it down, so calls are made as long as the time that is left allows.
+    rate: f64,
 }
 
 impl<'a> Generator<'a> {
@@ -72,7 +87,7 @@ impl<'a> Generator<'a> {
         };
         let mut threads = Vec::new();
         for &cpu in cpus {
-            threads.push((cpu, chain.generator.enter(load)??));
+            threads.push(Thread { cpu, ebpf: chain.generator.enter(load)??, rate: 0.0 });
         }
         Ok(Self { chain, frame: template(length), threads })
     }
@@ -90,12 +105,12 @@ impl<'a> Generator<'a> {
         let chain: &Chain = chain;
         let sent: Vec<anyhow::Result<Sent>> = thread::scope(|scope| {
             let mut workers = Vec::new();
-            for (index, (cpu, ebpf)) in (0..cpus).zip(threads.iter_mut()) {
+            for (index, sender) in (0..cpus).zip(threads.iter_mut()) {
                 let (flows, frame) = (share(index), frame.as_slice());
                 let limit = Limit { packets: limit.packets.div_ceil(u64::from(cpus)), ..limit };
                 workers.push(scope.spawn(move || {
-                    set_cursor(ebpf, frame, flows)?;
-                    chain.generator.enter(|| run(ebpf, frame, *cpu, limit))?
+                    set_cursor(&mut sender.ebpf, frame, flows)?;
+                    chain.generator.enter(|| sender.run(frame, limit))?
                 }));
             }
             workers
@@ -103,10 +118,14 @@ impl<'a> Generator<'a> {
                 .map(|worker| worker.join().unwrap_or_else(|_panic| Err(anyhow!("a generator panicked"))))
                 .collect()
         });
-        let mut total = Sent { packets: 0, time: Duration::ZERO };
+        let mut total = Sent::NOTHING;
         for one in sent {
             let one = one?;
-            total = Sent { packets: total.packets + one.packets, time: total.time.max(one.time) };
+            total = Sent {
+                packets: total.packets + one.packets,
+                time: total.time.max(one.time),
+                kernel_time: total.kernel_time.max(one.kernel_time),
+            };
         }
         Ok(total)
     }
@@ -117,31 +136,48 @@ fn mul_div(value: u32, part: u32, whole: u32) -> u32 {
     u32::try_from(u64::from(value) * u64::from(part) / u64::from(whole)).unwrap_or(value)
 }
 
-fn run(ebpf: &Ebpf, frame: &[u8], cpu: usize, limit: Limit) -> anyhow::Result<Sent> {
-    pin_to(cpu)?;
-    let program: &Xdp = ebpf.program("generate").context("no program `generate`")?.try_into()?;
-    let start = Instant::now();
-    let mut sent = Sent { packets: 0, time: Duration::ZERO };
-    while sent.packets < limit.packets && sent.time < limit.time {
-        signal::check()?;
-        let chunk = u64::from(CHUNK).min(limit.packets - sent.packets);
-        let result = program.test_run(TestRunOptions {
-            data_in: Some(frame),
-            repeat: u32::try_from(chunk)?,
-            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
-            ..TestRunOptions::default()
-        });
-        if let Err(error) = result {
+impl Thread {
+    fn run(&mut self, frame: &[u8], limit: Limit) -> anyhow::Result<Sent> {
+        let Self { cpu, ebpf, rate } = self;
+        pin_to(*cpu)?;
+        let program: &Xdp = ebpf.program("generate").context("no program `generate`")?.try_into()?;
+        let start = Instant::now();
+        let mut sent = Sent::NOTHING;
+        while sent.packets < limit.packets && sent.time < limit.time {
             signal::check()?;
-            return Err(explain(error));
+            let fitting = (limit.time - sent.time).as_secs_f64() * *rate;
+            let chunk = (fitting as u64).clamp(CHUNK, u64::from(u32::MAX)).min(limit.packets - sent.packets);
+            let repeat = u32::try_from(chunk)?;
+            let result = program.test_run(TestRunOptions {
+                data_in: Some(frame),
+                repeat,
+                attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+                ..TestRunOptions::default()
+            });
+            let TestRunResult { duration, .. } = match result {
+                Ok(result) => result,
+                Err(error) => {
+                    signal::check()?;
+                    return Err(explain(error));
+                }
+            };
+            let before = sent.time;
+            sent = Sent {
+                packets: sent.packets + chunk,
+                time: start.elapsed(),
+                kernel_time: sent.kernel_time + duration * repeat,
+            };
+            if chunk >= CHUNK {
+                *rate = chunk as f64 / (sent.time - before).as_secs_f64();
+            }
         }
-        sent = Sent { packets: sent.packets + chunk, time: start.elapsed() };
+        Ok(sent)
     }
-    Ok(sent)
 }
 
 fn explain(error: ProgramError) -> anyhow::Error {
-    anyhow::Error::new(error).context("the kernel does not send live frames (BPF_PROG_TEST_RUN, Linux 5.18 or later)")
+    anyhow::Error::new(error)
+        .context("the kernel does not send live frames (BPF_PROG_TEST_RUN, Linux 5.18 or later)")
 }
 
 /// Pins the calling thread and lets it run ahead of what else the machine does.

@@ -41,7 +41,10 @@ pub(super) struct Lab {
 impl Lab {
     /// Reads the BPF object and settles what the options leave open.
     pub(super) fn new(options: &Options) -> anyhow::Result<Self> {
-        ensure!(options.seconds > 0.0 && options.seconds <= 600.0, "--seconds must be above 0 and at most 600");
+        ensure!(
+            options.seconds > 0.0 && options.seconds <= 600.0,
+            "--seconds must be above 0 and at most 600"
+        );
         Ok(Self {
             object: Options::object()?,
             natgw: options.natgw_binary()?,
@@ -69,6 +72,8 @@ pub(super) struct Sample {
     pub(super) received: u64,
     /// Time of sending.
     pub(super) seconds: f64,
+    /// Time of sending by the kernel's own count, in whole nanoseconds a packet; a check on `seconds`.
+    pub(super) kernel_seconds: f64,
     /// Million packets received a second.
     pub(super) mpps: f64,
     /// Nanoseconds a received packet.
@@ -121,6 +126,7 @@ pub(super) fn repetition(
         sent: sent.packets,
         received: total.packets,
         seconds: sent.time.as_secs_f64(),
+        kernel_seconds: sent.kernel_time.as_secs_f64(),
         mpps: total.packets as f64 / sent.time.as_secs_f64() / 1e6,
         ns_per_packet: sent.time.as_secs_f64() * 1e9 / total.packets as f64,
         verified: total.checked,
@@ -129,7 +135,12 @@ pub(super) fn repetition(
 }
 
 /// Every one of a few packets must arrive, translated where the gateway translates, with right checksums.
-fn precheck(kind: Kind, workload: &Workload, generator: &mut Generator<'_>, sink: &mut Sink) -> anyhow::Result<()> {
+fn precheck(
+    kind: Kind,
+    workload: &Workload,
+    generator: &mut Generator<'_>,
+    sink: &mut Sink,
+) -> anyhow::Result<()> {
     sink.reset(0)?;
     let flows = match workload.bench {
         Bench::Established => 0..workload.flows.min(PRECHECK),
@@ -152,15 +163,18 @@ fn precheck(kind: Kind, workload: &Workload, generator: &mut Generator<'_>, sink
 }
 
 /// Warms up, then sends the timed packets.
-fn time(lab: &Lab, workload: &Workload, generator: &mut Generator<'_>, sink: &mut Sink) -> anyhow::Result<Sent> {
+fn time(
+    lab: &Lab,
+    workload: &Workload,
+    generator: &mut Generator<'_>,
+    sink: &mut Sink,
+) -> anyhow::Result<Sent> {
     let flows = 0..workload.flows;
     match workload.bench {
         Bench::Established => {
             let opening = Limit { packets: u64::from(workload.flows), time: OPENING };
             generator.send(flows.clone(), opening).context("opening the flows")?;
-            generator
-                .send(flows.clone(), Limit { packets: u64::MAX, time: WARM_UP })
-                .context("warm-up")?;
+            generator.send(flows.clone(), Limit { packets: u64::MAX, time: WARM_UP }).context("warm-up")?;
             thread::sleep(DRAIN);
             sink.reset(CHECK_MASK)?;
             generator.send(flows, lab.limit)

@@ -86,7 +86,9 @@ impl Options {
     pub(super) fn natgw_binary(&self) -> anyhow::Result<PathBuf> {
         match &self.natgw {
             Some(path) => Ok(path.clone()),
-            None => Ok(env::current_exe().context("cannot find this program's own path")?.with_file_name("natgw")),
+            None => {
+                Ok(env::current_exe().context("cannot find this program's own path")?.with_file_name("natgw"))
+            }
         }
     }
 

@@ -87,8 +87,7 @@ impl Report {
     fn summarise(&self) -> Vec<Row> {
         let mut rows = Vec::new();
         for workload in &self.workloads {
-            let group: Vec<Row> =
-                self.gateways.iter().filter_map(|kind| self.row(workload, *kind)).collect();
+            let group: Vec<Row> = self.gateways.iter().filter_map(|kind| self.row(workload, *kind)).collect();
             let of = |kind: Kind| group.iter().find(|row| row.gateway == kind.name()).map(|row| row.mpps);
             let (floor, masquerade) = (of(Kind::Floor), of(Kind::Masquerade));
             rows.extend(group.into_iter().map(|row| Row {
@@ -140,7 +139,8 @@ impl Report {
             "bench", "flows", "gateway", "Mpps", "worst – best", "ns/packet", "of floor", "of masq.", "lost"
         );
         for row in &self.summary {
-            let ratio = |ratio: Option<f64>| ratio.map_or_else(|| "–".to_owned(), |value| format!("{value:.2}"));
+            let ratio =
+                |ratio: Option<f64>| ratio.map_or_else(|| "–".to_owned(), |value| format!("{value:.2}"));
             let spread = format!("{:.2} – {:.2}", row.mpps_min, row.mpps_max);
             // Writing to a String cannot fail.
             let _infallible = writeln!(

@@ -33,7 +33,8 @@ impl ConntrackLimits {
                 continue;
             }
             limits.saved.push((path, old.trim().to_owned()));
-            fs::write(path, wanted.to_string()).with_context(|| format!("cannot raise {path} to {wanted}"))?;
+            fs::write(path, wanted.to_string())
+                .with_context(|| format!("cannot raise {path} to {wanted}"))?;
         }
         Ok(limits)
     }
@@ -73,7 +74,9 @@ fn flush() -> io::Result<()> {
     const CT_DELETE: u16 = (1 << 8) | 2;
     const LENGTH: u32 = 20;
     // SAFETY: no pointers.
-    let socket = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_NETFILTER) };
+    let socket = unsafe {
+        libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_NETFILTER)
+    };
     if socket < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -82,7 +85,6 @@ fn flush() -> io::Result<()> {
     let mut request = Vec::with_capacity(LENGTH as usize);
     request.extend(LENGTH.to_ne_bytes());
     request.extend(CT_DELETE.to_ne_bytes());
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "both flags fit 16 bits")]
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
     request.extend(flags.to_ne_bytes());
     request.extend([0; 8]);
@@ -98,10 +100,12 @@ fn flush() -> io::Result<()> {
     let Ok(length) = usize::try_from(length) else { return Err(io::Error::last_os_error()) };
     let header = size_of::<libc::nlmsghdr>();
     match answer.get(header..header + 4) {
-        Some(code) if length >= header + 4 => match i32::from_ne_bytes([code[0], code[1], code[2], code[3]]) {
-            0 => Ok(()),
-            code => Err(io::Error::from_raw_os_error(-code)),
-        },
+        Some(code) if length >= header + 4 => {
+            match i32::from_ne_bytes([code[0], code[1], code[2], code[3]]) {
+                0 => Ok(()),
+                code => Err(io::Error::from_raw_os_error(-code)),
+            }
+        }
         _ => Err(io::Error::other(format!("answer of {length} bytes, {} expected", header + 4))),
     }
 }

@@ -54,7 +54,12 @@ impl Kind {
     }
 
     /// Starts the gateway in the chain's middle namespace and returns once it forwards.
-    pub(super) fn start<'a>(self, object: &[u8], natgw: &Path, chain: &'a Chain) -> anyhow::Result<Gateway<'a>> {
+    pub(super) fn start<'a>(
+        self,
+        object: &[u8],
+        natgw: &Path,
+        chain: &'a Chain,
+    ) -> anyhow::Result<Gateway<'a>> {
         match self {
             Self::Floor => Ok(Gateway::Floor(floor(object, chain)?)),
             Self::Forward => {

@@ -44,15 +44,17 @@ impl<'a> Daemon<'a> {
     /// Starts natgw in the gateway namespace and waits for its line `ready`.
     pub(super) fn start(binary: &Path, chain: &'a Chain) -> anyhow::Result<Self> {
         if !binary.is_file() {
-            bail!("there is no natgw at {}: build it with `cargo xtask build` or name it with --natgw", binary.display());
+            bail!(
+                "there is no natgw at {}: build it with `cargo xtask build` or name it with --natgw",
+                binary.display()
+            );
         }
         mount_bpffs()?;
         let instance = format!("natgw-bench-{}", process::id());
         let configuration = std::env::temp_dir().join(format!("{instance}.toml"));
         fs::write(&configuration, text(&instance))
             .with_context(|| format!("cannot write {}", configuration.display()))?;
-        let mut daemon =
-            Self { chain, binary: binary.to_owned(), instance, configuration, child: None };
+        let mut daemon = Self { chain, binary: binary.to_owned(), instance, configuration, child: None };
         let mut command = Command::new(&daemon.binary);
         command
             .args(["run", "--config"])
@@ -159,7 +161,8 @@ fn mount_bpffs() -> anyhow::Result<()> {
     let (kind, path) = (CString::new("bpf")?, CString::new(BPFFS)?);
     // SAFETY: three NUL-terminated strings that outlive the call, and no data.
     if unsafe { libc::mount(kind.as_ptr(), path.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) } != 0 {
-        return Err(io::Error::last_os_error()).with_context(|| format!("cannot mount the BPF file system on {BPFFS}"));
+        return Err(io::Error::last_os_error())
+            .with_context(|| format!("cannot mount the BPF file system on {BPFFS}"));
     }
     Ok(())
 }
