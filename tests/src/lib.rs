@@ -1,2 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Test support.
+
+pub mod bench;
+pub mod case;
+pub mod cases;
+pub mod harness;
+pub mod ledger;
+pub mod ns;
+pub mod packet;
+pub mod pcap;

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! ICMP errors that the gateway itself sends: built again by etherparse from what they must say, and compared byte
+//! for byte.
+
+use crate::packet::{diff::diff, verify::verify};
+
+/// What an answer has to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer<'a> {
+    /// The frame that is answered.
+    pub(super) frame: &'a [u8],
+    /// ICMP type, code, bytes 4 to 7.
+    pub(super) message: (u8, u8, [u8; 4]),
+    /// The gateway's address.
+    pub(super) source: [u8; 4],
+}
+
+impl Answer<'_> {
+    /// Checks a frame that is supposed to be the answer.
+    pub(super) fn check(&self, found: &[u8]) -> Result<(), String> {
+        let asked = verify(self.frame).map_err(|error| format!("the test's own packet: {error}"))?;
+        let answer = verify(found).map_err(|error| format!("the answer: {error}"))?;
+        if answer.icmp != Some(self.message) {
+            return Err(format!("the answer says {:?}, expected {:?}", answer.icmp, self.message));
+        }
+        if answer.source_mac != asked.destination_mac || answer.destination_mac != asked.source_mac {
+            return Err("the answer does not go back to where the packet came from".to_owned());
+        }
+        if answer.tags.iter().map(tag).ne(asked.tags.iter().map(tag)) {
+            return Err(format!("the answer has tags {:x?}, the packet {:x?}", answer.tags, asked.tags));
+        }
+        let header = usize::from(asked.packet[0] & 15) * 4;
+        let at = answer.quote_at.ok_or("the answer quotes nothing")?;
+        let quote = answer.packet.len() - at;
+        // RFC 792: the header and 8 bytes at least; RFC 1812 §4.3.2.3: as much as fits 576 bytes at most.
+        if quote < (header + 8).min(asked.packet.len()) || answer.packet.len() > 576 {
+            return Err(format!("{quote} bytes quoted of {}", asked.packet.len()));
+        }
+        if answer.ttl < 64 {
+            return Err(format!("the answer starts with TTL {}", answer.ttl));
+        }
+        let (kind, code, rest) = self.message;
+        let mut ip = etherparse::Ipv4Header::new(
+            u16::try_from(8 + quote).map_err(|_| "too long")?,
+            answer.ttl,
+            etherparse::IpNumber::ICMP,
+            self.source,
+            asked.source.0,
+        )
+        .map_err(|error| error.to_string())?;
+        // Free choice of the gateway: identification, DF and type of service.
+        let theirs = etherparse::Ipv4HeaderSlice::from_slice(&answer.packet).map_err(|e| e.to_string())?;
+        ip.identification = theirs.identification();
+        ip.dont_fragment = theirs.dont_fragment();
+        (ip.dscp, ip.ecn) = (theirs.dcp(), theirs.ecn());
+        ip.header_checksum = ip.calc_header_checksum();
+        let kind = etherparse::Icmpv4Type::Unknown { type_u8: kind, code_u8: code, bytes5to8: rest };
+        let quoted = &asked.packet[..quote];
+        let mut expected = ip.to_bytes().to_vec();
+        expected.extend(etherparse::Icmpv4Header::with_checksum(kind, quoted).to_bytes());
+        expected.extend(quoted);
+        if expected == answer.packet { Ok(()) } else { Err(diff(&expected, &answer.packet)) }
+    }
+}
+
+/// Protocol and VLAN number: priority bits are not part of where a frame belongs.
+fn tag(tag: &(u16, u16)) -> (u16, u16) {
+    (tag.0, tag.1 & 0xfff)
+}

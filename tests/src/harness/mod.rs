@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Single packets through the BPF programs, without a network: `BPF_PROG_TEST_RUN`.
+
+pub mod lab;
+pub mod maps;
+pub mod pass;
+mod plan;
+pub mod world;
+
+pub use lab::{Action, Lab, Outcome};
+pub use world::World;
