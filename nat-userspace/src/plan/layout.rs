@@ -110,18 +110,55 @@ impl<'a> Layout<'a> {
     }
 
     fn fill_rule(&mut self, rule: usize) -> Result<(), NoRoom> {
-        let classes = self.gateway.rules[rule].protocol.classes();
+        // Room beside a block goes to that block, before a block without such room could take it.
         for backend in 0..self.pieces[rule].len() {
-            let pieces = &self.pieces[rule][backend];
-            let alike = classes.windows(2).all(|pair| pieces[pair[0] as usize] == pieces[pair[1] as usize]);
-            if alike && self.fill(rule, backend, classes).is_ok() {
+            for classes in self.alike(rule, backend) {
+                self.extend(rule, backend, classes);
+            }
+        }
+        for backend in 0..self.pieces[rule].len() {
+            let all = self.gateway.rules[rule].protocol.classes();
+            let groups = self.alike(rule, backend);
+            if groups == [all] && self.fill(rule, backend, all).is_ok() {
                 continue;
             }
-            for class in classes {
-                self.fill(rule, backend, &[*class])?;
+            for class in all.chunks(1) {
+                self.fill(rule, backend, class)?;
             }
         }
         Ok(())
+    }
+
+    /// The classes of a backend that can be treated as one because their pieces are the same: all or none.
+    fn alike(&self, rule: usize, backend: usize) -> Vec<&'static [u32]> {
+        let classes = self.gateway.rules[rule].protocol.classes();
+        let pieces = &self.pieces[rule][backend];
+        if classes.windows(2).all(|pair| pieces[pair[0] as usize] == pieces[pair[1] as usize]) {
+            vec![classes]
+        } else {
+            classes.chunks(1).collect()
+        }
+    }
+
+    /// Completes a backend's block in place, if there is room beside one of its pieces.
+    fn extend(&mut self, rule: usize, backend: usize, classes: &[u32]) {
+        let Some(class) = classes.first() else { return };
+        let pieces = &self.pieces[rule][backend][*class as usize];
+        let missing = self.missing(rule, pieces);
+        let beside = |piece: &Piece| self.space.free(piece.address, classes).free_from(piece.end());
+        let Some(index) = pieces.iter().position(|piece| beside(piece) >= missing).filter(|_| missing > 0)
+        else {
+            return;
+        };
+        let piece = pieces[index];
+        self.space.take(Piece { first: piece.end(), count: missing, ..piece }, classes);
+        for class in classes {
+            self.pieces[rule][backend][*class as usize][index].count += missing;
+        }
+    }
+
+    fn missing(&self, rule: usize, pieces: &[Piece]) -> u32 {
+        self.gateway.rules[rule].ports_per_backend - pieces.iter().map(|piece| piece.count).sum::<u32>()
     }
 
     /// Completes a backend's block, the same in every one of `classes`, which are alike so far. Changes nothing if
@@ -130,7 +167,7 @@ impl<'a> Layout<'a> {
         let Some(class) = classes.first() else { return Ok(()) };
         let wanted = self.gateway.rules[rule].ports_per_backend;
         let before = self.pieces[rule][backend][*class as usize].clone();
-        let missing = wanted - before.iter().map(|piece| piece.count).sum::<u32>();
+        let missing = self.missing(rule, &before);
         let after = self.complete(rule, &before, missing, classes).or_else(|NoRoom| {
             // Too many pieces, perhaps: the whole block in another place.
             before.iter().for_each(|piece| self.space.release(*piece, classes));
@@ -146,7 +183,7 @@ impl<'a> Layout<'a> {
         Ok(())
     }
 
-    /// `pieces` with `missing` more ports: in place, else as one piece, else as few as possible.
+    /// `pieces` with `missing` more ports: in one piece, else in as few as possible.
     fn complete(
         &mut self,
         rule: usize,
@@ -156,15 +193,6 @@ impl<'a> Layout<'a> {
     ) -> Result<Vec<Piece>, NoRoom> {
         let mut pieces = pieces.to_vec();
         if missing == 0 {
-            return Ok(pieces);
-        }
-        let in_place = pieces
-            .iter()
-            .position(|piece| self.space.free(piece.address, classes).free_from(piece.end()) >= missing);
-        if let Some(index) = in_place {
-            let piece = pieces[index];
-            self.space.take(Piece { first: piece.end(), count: missing, ..piece }, classes);
-            pieces[index].count += missing;
             return Ok(pieces);
         }
         let more = match self.whole(rule, missing, classes) {

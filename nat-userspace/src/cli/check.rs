@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `natgw check`: is the configuration right, and which ports would each backend get.
+
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    io::{self, Write as _},
+    net::Ipv4Addr,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use nat_common::abi::config::{CLASS_NAMES, Segment};
+use serde::Serialize;
+
+use crate::{
+    config::{self, Backend, Gateway, OutboundRule, grouped},
+    plan::{self, CLASS_COUNT, NoFlows, PortPlan, STATIC_PORTS, segments},
+};
+
+/// Check a configuration and print its port plan
+///
+/// Needs no root and touches nothing. Errors point at the text they are about. Without errors the plan that a
+/// first start would use is printed: which ports of which frontend address each backend gets. A running gateway
+/// may have its blocks elsewhere, because blocks stay where they are when the configuration changes.
+///
+/// Exit codes: 0 the configuration is right, 1 the plan could not be printed, 2 the configuration is wrong.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Configuration file
+    #[arg(long, short, value_name = "FILE", default_value = "/etc/natgw/natgw.toml")]
+    pub config: PathBuf,
+    /// Print the plan as JSON: [{rule, backend, name, frontend, frontend_name, protocol, range, ports}]
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Checks the configuration; prints warnings and errors to standard error, the plan to standard output.
+///
+/// # Errors
+///
+/// The output cannot be written. A wrong configuration is exit code 2, not an error: what there is to say has been
+/// said.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let (gateway, warnings) = match config::load(&args.config) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            writeln!(io::stderr(), "{error}").context("writing to standard error")?;
+            return Ok(ExitCode::from(2));
+        }
+    };
+    for warning in warnings {
+        writeln!(io::stderr(), "{warning}").context("writing to standard error")?;
+    }
+    let plan = plan::plan(&gateway, None, &NoFlows)?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &rows(&gateway, &plan))?;
+        writeln!(out)?;
+    } else {
+        out.write_all(text(&gateway, &plan).as_bytes())?;
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One piece of a backend's ports of one protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row<'a> {
+    /// Outbound rule.
+    pub rule: &'a str,
+    /// Address of the backend.
+    pub backend: Ipv4Addr,
+    /// Its configured name.
+    pub name: Option<&'a str>,
+    /// Frontend address.
+    pub frontend: Ipv4Addr,
+    /// Name of the frontend that the address belongs to.
+    pub frontend_name: &'a str,
+    /// `tcp`, `udp` or `icmp`; in the table for people `all` where all three are alike.
+    pub protocol: &'static str,
+    /// First and last port.
+    pub range: [u16; 2],
+    /// Number of ports.
+    pub ports: u16,
+}
+
+/// The plan, one entry for each piece and protocol, in the order of rules and their backends.
+#[must_use]
+pub fn rows<'a>(gateway: &'a Gateway, plan: &PortPlan) -> Vec<Row<'a>> {
+    let printer = Printer::new(gateway, plan);
+    printer.collect(|row, segments_by_class, rows| {
+        for (class, segments) in segments_by_class {
+            rows.extend(
+                segments.iter().map(|segment| printer.row(row, CLASS_NAMES[*class as usize], segment)),
+            );
+        }
+    })
+}
+
+/// As [`rows`], with one entry where the protocols of an `all` rule are alike.
+fn collapsed<'a>(gateway: &'a Gateway, plan: &PortPlan) -> Vec<Row<'a>> {
+    let printer = Printer::new(gateway, plan);
+    printer.collect(|row, segments_by_class, rows| {
+        let alike = segments_by_class.windows(2).all(|pair| pair[0].1 == pair[1].1);
+        let (shown, protocol) = match segments_by_class {
+            [first, ..] if alike && segments_by_class.len() == CLASS_COUNT => {
+                (std::slice::from_ref(first), Some("all"))
+            }
+            all => (all, None),
+        };
+        for (class, segments) in shown {
+            let protocol = protocol.unwrap_or(CLASS_NAMES[*class as usize]);
+            rows.extend(segments.iter().map(|segment| printer.row(row, protocol, segment)));
+        }
+    })
+}
+
+struct Printer<'a, 'p> {
+    gateway: &'a Gateway,
+    plan: &'p PortPlan,
+    frontend_names: HashMap<Ipv4Addr, &'a str>,
+}
+
+type Whose<'a> = (&'a OutboundRule, &'a Backend);
+
+impl<'a, 'p> Printer<'a, 'p> {
+    fn new(gateway: &'a Gateway, plan: &'p PortPlan) -> Self {
+        let named = |frontend: &'a config::Frontend| {
+            frontend.addresses.iter().map(|address| (*address, frontend.name.as_str()))
+        };
+        Self { gateway, plan, frontend_names: gateway.frontends.iter().flat_map(named).collect() }
+    }
+
+    /// Calls `each` with every backend of every rule and its segments by class.
+    fn collect(&self, each: impl Fn(Whose<'a>, &[(u32, &'p [Segment])], &mut Vec<Row<'a>>)) -> Vec<Row<'a>> {
+        let slots: HashMap<Ipv4Addr, usize> = self
+            .plan
+            .backends
+            .iter()
+            .enumerate()
+            .filter_map(|(slot, backend)| Some((backend.as_ref()?.address, slot)))
+            .collect();
+        let mut rows = Vec::new();
+        for rule in &self.gateway.rules {
+            for backend in self.gateway.backends_of(rule) {
+                let Some(slot) = slots.get(&backend.address) else { continue };
+                let grants = &self.plan.grants[*slot];
+                let of_class = |class: &u32| (*class, segments(&grants[*class as usize]));
+                let by_class: Vec<_> = rule.protocol.classes().iter().map(of_class).collect();
+                each((rule, backend), &by_class, &mut rows);
+            }
+        }
+        rows
+    }
+
+    fn row(&self, (rule, backend): Whose<'a>, protocol: &'static str, segment: &Segment) -> Row<'a> {
+        let frontend = Ipv4Addr::from(segment.address);
+        Row {
+            rule: &rule.name,
+            backend: backend.address,
+            name: backend.name.as_deref(),
+            frontend,
+            frontend_name: self.frontend_names.get(&frontend).copied().unwrap_or_default(),
+            protocol,
+            range: [segment.first, segment.first + (segment.count - 1)],
+            ports: segment.count,
+        }
+    }
+}
+
+/// Columns that a name may take, so that a line has at most 100.
+const RULE_WIDTH: usize = 20;
+const BACKEND_WIDTH: usize = 30;
+
+/// The plan for people.
+fn text(gateway: &Gateway, plan: &PortPlan) -> String {
+    let rows = collapsed(gateway, plan);
+    let table = rows.iter().map(|row| {
+        let backend = match row.name {
+            Some(name) => format!("{} ({name})", row.backend),
+            None => row.backend.to_string(),
+        };
+        vec![
+            shortened(row.rule, RULE_WIDTH),
+            shortened(&backend, BACKEND_WIDTH),
+            row.frontend.to_string(),
+            row.protocol.to_owned(),
+            format!("{}-{}", row.range[0], row.range[1]),
+            grouped(row.ports),
+        ]
+    });
+    let backends = plan.backends.iter().flatten().count();
+    let addresses = plan.frontends.len();
+    let mut out = format!(
+        "gateway `{}`: outbound rules: {}, backends: {}, frontend addresses: {}\n",
+        gateway.name,
+        gateway.rules.len(),
+        grouped(backends as u64),
+        addresses
+    );
+    if !rows.is_empty() {
+        out.push('\n');
+        aligned(&mut out, &["RULE", "BACKEND", "FRONTEND", "PROTOCOL", "RANGE", "PORTS"], 5, table);
+    }
+    out.push('\n');
+    let headings = ["FRONTEND", "ADDRESS", "TCP", "UDP", "ICMP"];
+    aligned(&mut out, &headings, 2, totals(gateway, plan).into_iter());
+    out
+}
+
+/// Per frontend address, the ports of each class that are committed.
+fn totals(gateway: &Gateway, plan: &PortPlan) -> Vec<Vec<String>> {
+    let mut committed: HashMap<[u8; 4], [u32; CLASS_COUNT]> = HashMap::new();
+    for grants in &plan.grants {
+        for (class, grant) in grants.iter().enumerate() {
+            for segment in segments(grant) {
+                committed.entry(segment.address).or_default()[class] += u32::from(segment.count);
+            }
+        }
+    }
+    let mut lines = Vec::new();
+    for frontend in &gateway.frontends {
+        for address in &frontend.addresses {
+            let mut line = vec![shortened(&frontend.name, RULE_WIDTH), address.to_string()];
+            let counts = committed.get(&address.octets()).copied().unwrap_or_default();
+            line.extend(counts.map(|count| format!("{} of {}", grouped(count), grouped(STATIC_PORTS))));
+            lines.push(line);
+        }
+    }
+    lines
+}
+
+fn shortened(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width - 1).chain(['…']).collect()
+}
+
+/// Appends lines with columns two spaces apart, those from `right` on to the right.
+fn aligned(out: &mut String, headings: &[&str], right: usize, lines: impl Iterator<Item = Vec<String>>) {
+    let mut all = vec![headings.iter().map(|heading| (*heading).to_owned()).collect::<Vec<_>>()];
+    all.extend(lines);
+    let width = |column: usize| all.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    for line in &all {
+        let mut text = String::new();
+        for (column, (cell, width)) in line.iter().zip(&widths).enumerate() {
+            let gap = if column == 0 { "" } else { "  " };
+            // Writing to a string does not fail.
+            let _infallible = if column >= right {
+                write!(text, "{gap}{cell:>width$}")
+            } else {
+                write!(text, "{gap}{cell:<width$}")
+            };
+        }
+        out.push_str(text.trim_end());
+        out.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = r#"
+[gateway]
+inside = ["lan0"]
+outside = ["wan0"]
+[[frontend]]
+name = "fe1"
+addresses = ["203.0.113.10", "203.0.113.11"]
+[[pool]]
+name = "web"
+backends = ["10.0.0.4", { name = "db1", address = "10.0.2.7" }]
+[[pool]]
+name = "mail"
+backends = ["10.0.3.1"]
+[[outbound_rule]]
+name = "web-out"
+pool = "web"
+frontends = ["fe1"]
+[[outbound_rule]]
+name = "mail-out"
+pool = "mail"
+frontends = ["fe1"]
+protocol = "tcp"
+ports_per_backend = 64
+"#;
+
+    fn planned(config: &str) -> (Gateway, PortPlan) {
+        let (gateway, warnings) =
+            config::parse("natgw.toml", config.to_owned()).expect("a valid configuration");
+        assert!(warnings.is_empty());
+        let plan = plan::plan(&gateway, None, &NoFlows).expect("a plan");
+        (gateway, plan)
+    }
+
+    #[test]
+    fn people_see_one_line_for_what_is_alike() {
+        let (gateway, plan) = planned(CONFIG);
+        let wanted = "\
+gateway `default`: outbound rules: 2, backends: 3, frontend addresses: 2
+
+RULE      BACKEND         FRONTEND      PROTOCOL  RANGE      PORTS
+web-out   10.0.0.4        203.0.113.10  all       1024-2047  1,024
+web-out   10.0.2.7 (db1)  203.0.113.11  all       1024-2047  1,024
+mail-out  10.0.3.1        203.0.113.10  tcp       2048-2111     64
+
+FRONTEND  ADDRESS                   TCP              UDP             ICMP
+fe1       203.0.113.10  1,088 of 64,000  1,024 of 64,000  1,024 of 64,000
+fe1       203.0.113.11  1,024 of 64,000  1,024 of 64,000  1,024 of 64,000
+";
+        assert_eq!(text(&gateway, &plan), wanted);
+    }
+
+    #[test]
+    fn programs_see_every_protocol() {
+        let (gateway, plan) = planned(CONFIG);
+        let json = serde_json::to_value(rows(&gateway, &plan)).expect("plain values");
+        assert_eq!(json.as_array().map(Vec::len), Some(7));
+        assert_eq!(
+            json[4],
+            serde_json::json!({
+                "rule": "web-out", "backend": "10.0.2.7", "name": "db1", "frontend": "203.0.113.11",
+                "frontend_name": "fe1", "protocol": "udp", "range": [1024, 2047], "ports": 1024
+            })
+        );
+        assert_eq!(json[0]["name"], serde_json::Value::Null);
+        assert_eq!(json[6]["protocol"], "tcp");
+    }
+
+    #[test]
+    fn the_longest_names_fit_100_columns() {
+        let long = |length| "n".repeat(length);
+        let config = CONFIG
+            .replace("web-out", &long(48))
+            .replace("db1", &long(32))
+            .replace("fe1", &long(31))
+            .replace("203.0.113.1", "203.100.113.10")
+            .replace("10.0.2.7", "100.100.200.107");
+        let (gateway, plan) = planned(&config);
+        for line in text(&gateway, &plan).lines().skip(1) {
+            assert!(line.chars().count() <= 100, "{line}");
+        }
+    }
+}
