@@ -226,7 +226,9 @@ fn install_with_rustup() -> Result<()> {
     command
         .args(["toolchain", "install", NIGHTLY, "--profile", "minimal", "--component", "rust-src,clippy"])
         .args(["--no-self-update"])
-        .env_remove("RUSTUP_TOOLCHAIN");
+        .env_remove("RUSTUP_TOOLCHAIN")
+        // rustup's own stack trace says nothing to whoever is offline.
+        .env("RUST_BACKTRACE", "0");
     exec_within(&mut command, RUSTUP_LIMIT).context("rustup could not install it")
 }
 

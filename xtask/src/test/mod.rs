@@ -143,7 +143,11 @@ fn one(binary: &TestBinary, root: Root, args: &Args) -> Result<Tally> {
     let Some(mut command) = root.command("timeout", &envs) else {
         return without_root(binary, args, &label);
     };
-    command.arg("--kill-after=10").arg(BINARY_LIMIT_SECONDS.to_string()).arg(&binary.executable);
+    // In the foreground, so that Ctrl-C reaches the tests; its own status 124 says that time was up.
+    command
+        .args(["--foreground", "--kill-after=10"])
+        .arg(BINARY_LIMIT_SECONDS.to_string())
+        .arg(&binary.executable);
     command
         .arg("--show-output")
         .args(args.libtest(Some(binary.rung)))

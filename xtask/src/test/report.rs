@@ -51,6 +51,8 @@ pub(super) struct Reader {
     skipped_here: usize,
     /// Announced by libtest, result line still to come.
     unfinished: bool,
+    /// Test that libtest named last without an outcome, which it does with one thread.
+    running: Option<String>,
 }
 
 impl Reader {
@@ -62,13 +64,16 @@ impl Reader {
             in_successes: false,
             skipped_here: 0,
             unfinished: false,
+            running: None,
         }
     }
 
     pub(super) fn feed(&mut self, line: &str) -> Show {
         let text = line.trim();
+        self.running =
+            line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... ")).map(str::to_owned);
         if let Some(suite) = text.strip_prefix("Running ").or_else(|| text.strip_prefix("Doc-tests ")) {
-            self.suite = suite.split(" (").next().unwrap_or(suite).to_owned();
+            self.suite = suite_name(suite);
         } else if line.starts_with("running ") && (line.ends_with(" tests") || line.ends_with(" test")) {
             self.unfinished = true;
             self.skipped_here = 0;
@@ -107,7 +112,8 @@ impl Reader {
     /// The command has ended: one that died without a result line is a failure too.
     pub(super) fn finish(mut self, success: bool, status: &str) -> Tally {
         if self.unfinished || (!success && self.tally.failed == 0) {
-            let what = format!("{}ended with {status} before its results", self.place());
+            let during = self.running.take().map(|test| format!(" while running {test}")).unwrap_or_default();
+            let what = format!("{}ended with {status}{during}, before its results", self.place());
             self.tally.failed += 1;
             self.tally.failures.push(what);
         }
@@ -121,6 +127,12 @@ impl Reader {
             format!("{}: {}: ", self.label, self.suite)
         }
     }
+}
+
+/// `unittests src/main.rs (target/debug/deps/xtask-2eb5492b)` → `xtask`: the path alone is in every crate.
+fn suite_name(announced: &str) -> String {
+    let binary = announced.rsplit_once('/').and_then(|(_, file)| file.trim_end_matches(')').rsplit_once('-'));
+    binary.map_or(announced, |(name, _hash)| name).to_owned()
 }
 
 #[cfg(test)]
@@ -156,7 +168,7 @@ mod tests {
              Running tests/y.rs (target/debug/deps/y-1)\nrunning 1 test\ntest b ... FAILED\n\
             test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n";
         let (tally, _) = read(text, false);
-        let failures = vec!["netns: basic: tests/y.rs: b".to_owned()];
+        let failures = vec!["netns: basic: y: b".to_owned()];
         assert_eq!(tally, Tally { passed: 1, failed: 1, skipped: 2, failures });
     }
 
@@ -164,7 +176,12 @@ mod tests {
     fn a_binary_that_dies_counts_as_a_failure() {
         let (tally, _) = read("running 2 tests\ntest a ... ok\n", false);
         assert_eq!((tally.passed, tally.failed), (0, 1));
-        assert_eq!(tally.failures, ["netns: basic: ended with exit status: 101 before its results"]);
+        assert_eq!(tally.failures, ["netns: basic: ended with exit status: 101, before its results"]);
+        let (named, _) = read("running 2 tests\ntest a ... ok\ntest b ... \n", false);
+        assert_eq!(
+            named.failures,
+            ["netns: basic: ended with exit status: 101 while running b, before its results"]
+        );
         let (compile_error, _) = read("error[E0425]: cannot find value\n", false);
         assert_eq!(compile_error.failed, 1);
     }
