@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One reading of everything but flows and counters.
+
+use std::{fmt, net::Ipv4Addr};
+
+use nat_common::{
+    Tick,
+    abi::config::{
+        BackendInfo, CLASSES, Control, Frontend, Grant, GrantState, HEARTBEAT_TICKS, Meta, PortConfig, Rule,
+        SweepArgs, Table, name_of,
+    },
+    tick,
+};
+use serde::{Serialize, Serializer};
+
+/// The tables of an instance, of the bank in force.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// Name, as in `[gateway] name`.
+    pub name: String,
+    /// When the tables were read.
+    pub now: Tick,
+    /// What the maps are.
+    pub meta: Meta,
+    /// What the data path reads at every decision.
+    pub control: Control,
+    /// Table budget.
+    pub table: Table,
+    /// Arguments and result of the last sweep.
+    pub sweep: SweepArgs,
+    /// Interfaces by slot; role 0: slot free.
+    pub interfaces: Vec<PortConfig>,
+    /// Backends by slot; status 0: slot free.
+    pub backends: Vec<BackendInfo>,
+    /// Rules by slot; status 0: slot free.
+    pub rules: Vec<Rule>,
+    /// Frontend addresses by slot; address zero: slot free.
+    pub frontends: Vec<Frontend>,
+    /// Port blocks by [`nat_common::abi::config::grant_slot`].
+    pub grants: Vec<Grant>,
+    /// Their running state, by the same slot.
+    pub grant_states: Vec<GrantState>,
+}
+
+impl Instance {
+    /// The backend in a slot, if it is taken.
+    #[must_use]
+    pub fn backend(&self, slot: u32) -> Option<&BackendInfo> {
+        self.backends.get(slot as usize).filter(|backend| backend.status != 0)
+    }
+
+    /// The backend that a grant belongs to.
+    #[must_use]
+    pub fn backend_of_grant(&self, grant: u32) -> Option<&BackendInfo> {
+        self.backend(grant / CLASSES)
+    }
+
+    /// The rule in a slot, if it is taken.
+    #[must_use]
+    pub fn rule(&self, slot: u32) -> Option<&Rule> {
+        self.rules.get(slot as usize).filter(|rule| rule.status != 0)
+    }
+
+    /// Name of the rule in a slot; empty when it is free.
+    #[must_use]
+    pub fn rule_name(&self, slot: u32) -> &str {
+        self.rule(slot).map_or("", |rule| name_of(&rule.name))
+    }
+
+    /// Configured name of the frontend that an address belongs to; empty when it is none any more.
+    #[must_use]
+    pub fn frontend_name(&self, address: [u8; 4]) -> &str {
+        let found = self.frontends.iter().find(|frontend| frontend.address == address && address != [0; 4]);
+        found.map_or("", |frontend| name_of(&frontend.name))
+    }
+
+    /// Grants with ports, with their slots.
+    pub fn granted(&self) -> impl Iterator<Item = (u32, &Grant)> {
+        (0..).zip(&self.grants).filter(|(_, grant)| grant.ports != 0)
+    }
+
+    /// Seconds since the daemon's last sign of life.
+    #[must_use]
+    pub fn heartbeat_age(&self) -> u64 {
+        tick::to_seconds(self.now.saturating_sub(self.control.heartbeat))
+    }
+
+    /// Whether the daemon has been silent for too long to be alive.
+    #[must_use]
+    pub fn daemon_silent(&self) -> bool {
+        self.now.saturating_sub(self.control.heartbeat) > HEARTBEAT_TICKS
+    }
+}
+
+/// An address and port as JSON and tables have them: `"addr:port"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// Network byte order.
+    pub address: [u8; 4],
+    /// Network byte order; the identifier of an ICMP query.
+    pub port: [u8; 2],
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d] = self.address;
+        // Padding applies to the whole, which most often has none: a million flows are printed this way.
+        match f.width() {
+            None => write!(f, "{a}.{b}.{c}.{d}:{}", u16::from_be_bytes(self.port)),
+            Some(_) => f.pad(&self.to_string()),
+        }
+    }
+}
+
+impl Serialize for Endpoint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// An address in network byte order as text.
+#[must_use]
+pub fn address(bytes: [u8; 4]) -> Ipv4Addr {
+    Ipv4Addr::from(bytes)
+}

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the tables mean: flows, port use, verdicts and state of an instance, from one reading of its maps.
+//!
+//! Pure: no kernel, no clock. [`crate::datapath::tables`] makes the readings, [`crate::cli`] prints the results.
+//! The serialised forms are the documented JSON (docs/json.md).
+
+pub mod flows;
+pub mod instance;
+pub mod ports;
+pub mod stats;
+pub mod status;
+
+#[cfg(test)]
+pub(crate) mod example;
