@@ -42,15 +42,26 @@ pub(super) struct Chain {
 
 impl Chain {
     /// Builds the chain with addresses, routes and permanent neighbours, forwarding still off.
-    pub(super) fn build() -> anyhow::Result<Self> {
+    ///
+    /// A veth end takes redirected frames into the queue with the number of the sending CPU, so CPUs up to
+    /// `queues` do not meet each other; a NIC with a queue for each CPU does the same.
+    pub(super) fn build(queues: usize) -> anyhow::Result<Self> {
         let name = |role: &str| format!("{PREFIX}{}-{role}", process::id());
         let chain = Self {
             generator: Namespace::create(&name("gen"))?,
             gateway: Namespace::create(&name("gw"))?,
             sink: Namespace::create(&name("sink"))?,
         };
-        chain.link(&chain.generator, ("gen0", GEN0_MAC), ("lan0", LAN0_MAC))?;
-        chain.link(&chain.sink, ("sink0", SINK0_MAC), ("wan0", WAN0_MAC))?;
+        for namespace in [&chain.generator, &chain.gateway, &chain.sink] {
+            // A stray discovery packet sent on another CPU takes the queue's polling over to that CPU, and as long
+            // as the generator keeps the queue full it stays there.
+            for scope in ["all", "default"].iter().filter(|_scope| Path::new("/proc/sys/net/ipv6").exists()) {
+                namespace.sysctl(&format!("ipv6/conf/{scope}/disable_ipv6"), "1")?;
+            }
+        }
+        let queues = queues.to_string();
+        chain.link(&chain.generator, ("gen0", GEN0_MAC), ("lan0", LAN0_MAC), &queues)?;
+        chain.link(&chain.sink, ("sink0", SINK0_MAC), ("wan0", WAN0_MAC), &queues)?;
         chain.addresses()?;
         for (namespace, device) in [
             (&chain.generator, "gen0"),
@@ -72,22 +83,16 @@ impl Chain {
         outer: &Namespace,
         (outer_name, outer_mac): (&str, [u8; 6]),
         (gateway_name, gateway_mac): (&str, [u8; 6]),
+        queues: &str,
     ) -> anyhow::Result<()> {
-        outer.ip(&[
-            "link",
-            "add",
-            outer_name,
-            "address",
-            &mac(outer_mac),
-            "type",
-            "veth",
-            "peer",
-            gateway_name,
-            "address",
-            &mac(gateway_mac),
-            "netns",
-            self.gateway.name(),
-        ])
+        let (outer_mac, gateway_mac) = (mac(outer_mac), mac(gateway_mac));
+        let queues = ["numtxqueues", queues, "numrxqueues", queues];
+        let mut arguments = vec!["link", "add", outer_name, "address", &outer_mac];
+        arguments.extend(queues);
+        arguments.extend(["type", "veth", "peer", "name", gateway_name, "address", &gateway_mac]);
+        arguments.extend(queues);
+        arguments.extend(["netns", self.gateway.name()]);
+        outer.ip(&arguments)
     }
 
     fn addresses(&self) -> anyhow::Result<()> {

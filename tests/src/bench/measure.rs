@@ -35,6 +35,7 @@ pub(super) struct Lab {
     /// CPUs that generate.
     pub(super) cpus: Vec<usize>,
     frame: u16,
+    queues: usize,
     limit: Limit,
 }
 
@@ -45,10 +46,12 @@ impl Lab {
             options.seconds > 0.0 && options.seconds <= 600.0,
             "--seconds must be above 0 and at most 600"
         );
+        let cpus = options.generator_cpus()?;
         Ok(Self {
             object: Options::object()?,
             natgw: options.natgw_binary()?,
-            cpus: options.generator_cpus()?,
+            queues: cpus.iter().max().map_or(1, |cpu| cpu + 1),
+            cpus,
             frame: options.frame,
             limit: Limit { packets: options.packets, time: Duration::from_secs_f64(options.seconds) },
         })
@@ -103,7 +106,7 @@ pub(super) fn repetition(
     workload: &Workload,
     repetition: u32,
 ) -> anyhow::Result<Sample> {
-    let chain = Chain::build()?;
+    let chain = Chain::build(lab.queues)?;
     let mut sink = Sink::attach(&lab.object, &chain)?;
     let mut generator = Generator::load(&lab.object, &chain, lab.frame, &lab.cpus)?;
     let gateway = kind.start(&lab.object, &lab.natgw, &chain)?;
