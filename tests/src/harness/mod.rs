@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Single packets through the BPF programs, without a network: `BPF_PROG_TEST_RUN`.
 
+mod audit;
+pub mod drive;
 pub mod lab;
 pub mod maps;
 pub mod pass;

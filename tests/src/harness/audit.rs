@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Does the flow table agree with itself and with what is counted about it?
+
+use std::collections::HashMap;
+
+use anyhow::{Context as _, Result, ensure};
+use nat_common::{
+    abi::{
+        config::{CLASSES, grant_slot},
+        flow::{FlowEntry, FlowKey, HALF_BURST, HALF_INBOUND, HALF_OUTBOUND},
+    },
+    net::state,
+};
+
+use super::Lab;
+
+impl Lab {
+    /// Checks the whole table; returns the number of flows.
+    ///
+    /// * Every half has its other half, which points back, with the same nonce, grant and rule.
+    /// * Every entry carries the identity of its key.
+    /// * Every port is one that the backend was granted.
+    /// * The counts of flows by grant, backend and table are right, and so is the common budget.
+    ///
+    /// Nothing may be running.
+    ///
+    /// # Errors
+    ///
+    /// With the first thing that is wrong.
+    pub fn audit(&self) -> Result<usize> {
+        let flows: HashMap<FlowKey, FlowEntry> = self.maps.all_flows()?.into_iter().collect();
+        let mut by_grant: HashMap<u32, u64> = HashMap::new();
+        let mut burst = 0;
+        for (key, entry) in &flows {
+            self.half(&flows, key, entry).with_context(|| format!("{key:?}\n  {entry:?}"))?;
+            if entry.half & HALF_OUTBOUND != 0 {
+                *by_grant.entry(entry.grant).or_default() += 1;
+                burst += u64::from(entry.half & HALF_BURST != 0);
+            }
+        }
+        for slot in 0..u32::try_from(self.world.backends.len())? {
+            let mut sum = 0;
+            for class in 0..CLASSES {
+                let grant = grant_slot(slot, class);
+                let counted = self.maps.grant_state.get(&grant, 0)?.flows;
+                let there = by_grant.get(&grant).copied().unwrap_or(0);
+                ensure!(counted == there, "grant {grant}: {counted} flows counted, {there} in the table");
+                sum += there;
+            }
+            let counted = self.maps.backend_state.get(&slot, 0)?.flows;
+            ensure!(counted == sum, "backend {slot}: {counted} flows counted, {sum} in the table");
+        }
+        let table = self.maps.table.get(&0, 0)?;
+        let there = by_grant.values().sum::<u64>();
+        ensure!(table.flows == there, "{} flows counted, {there} in the table", table.flows);
+        ensure!(table.burst == burst, "{} of the common budget counted, {burst} in the table", table.burst);
+        ensure!(flows.len() as u64 == 2 * there, "{} entries for {there} flows", flows.len());
+        Ok(flows.len() / 2)
+    }
+
+    fn half(&self, flows: &HashMap<FlowKey, FlowEntry>, key: &FlowKey, entry: &FlowEntry) -> Result<()> {
+        let outbound = match entry.half & !HALF_BURST {
+            HALF_OUTBOUND => true,
+            HALF_INBOUND => false,
+            other => anyhow::bail!("half {other:#x}"),
+        };
+        ensure!(entry.identity == key.fold(), "identity {:#x}, its key's is {:#x}", entry.identity, key.fold());
+        ensure!(entry.state & state::DEAD == 0, "dead, but in the table");
+        // The other half's key, spelled out here and not taken from the code under test.
+        let peer = if outbound {
+            FlowKey {
+                source: key.destination,
+                source_port: key.destination_port,
+                destination: entry.address,
+                destination_port: entry.port,
+                ..*key
+            }
+        } else {
+            FlowKey {
+                source: entry.address,
+                source_port: entry.port,
+                destination: key.source,
+                destination_port: key.source_port,
+                ..*key
+            }
+        };
+        let other = flows.get(&peer).context("has no other half")?;
+        let back = if outbound { (key.source, key.source_port) } else { (key.destination, key.destination_port) };
+        ensure!((other.address, other.port) == back, "the other half points to {:?}", (other.address, other.port));
+        ensure!(
+            (other.state >> 16, other.grant, other.rule) == (entry.state >> 16, entry.grant, entry.rule),
+            "the other half is of another flow: {other:?}"
+        );
+        ensure!(other.half & HALF_BURST == entry.half & HALF_BURST, "only one half takes from the common budget");
+        let (inner, outer) = if outbound {
+            (key.source, (entry.address, entry.port))
+        } else {
+            (entry.address, (key.destination, key.destination_port))
+        };
+        let class = match key.protocol {
+            6 => 0,
+            17 => 1,
+            _ => 2,
+        };
+        let slot = self.world.backends.iter().position(|backend| backend.address == inner);
+        let slot = slot.with_context(|| format!("no backend {inner:?}"))?;
+        ensure!(entry.grant == grant_slot(u32::try_from(slot)?, class), "grant {} of another", entry.grant);
+        let port = u16::from_be_bytes(outer.1);
+        let granted = self.world.backends[slot].ports[class as usize]
+            .iter()
+            .any(|(address, first, count)| *address == outer.0 && port >= *first && port - first < *count);
+        ensure!(granted, "port {port} was not granted to {inner:?}");
+        Ok(())
+    }
+}
