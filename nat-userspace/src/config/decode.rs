@@ -188,13 +188,17 @@ impl<'a, 'i> Section<'a, 'i> {
         let array = self.array(key, report)?;
         let span = array.span();
         let mut strings = Vec::new();
+        let mut complete = true;
         for value in array.into_inner() {
             match value.get_ref().as_str() {
                 Some(text) => strings.push(Spanned::new(value.span(), text.to_owned())),
-                None => self.wrong_type(key, "a list of strings", value, report),
+                None => {
+                    complete = false;
+                    self.wrong_type(key, "a list of strings", value, report);
+                }
             }
         }
-        Some(Spanned::new(span, strings))
+        complete.then(|| Spanned::new(span, strings))
     }
 
     /// The tables of `[[key]]`.

@@ -53,7 +53,8 @@ pub fn parse(file: &str, text: String) -> Result<(Gateway, Vec<Warning>), Config
     let (errors, warnings) = report.into_parts();
     match gateway {
         Some(gateway) if errors.is_empty() => Ok((gateway, warnings)),
-        _ => Err(ConfigError::Invalid { errors, warnings }),
+        // Warnings may only follow from the errors: a misspelt reference leaves a pool unused.
+        _ => Err(ConfigError::Invalid { errors }),
     }
 }
 
@@ -61,7 +62,9 @@ fn check(text: &str, report: &mut Report) -> Option<Gateway> {
     let document = match DeTable::parse(text) {
         Ok(document) => document,
         Err(error) => {
-            report.error(error.span().unwrap_or(0..0), error.message().trim_end().replace('\n', ", "));
+            let message = error.message().trim_end().replace('\n', ", ");
+            let help = syntax_help(&message);
+            report.error(error.span().unwrap_or(0..0), message).help(help);
             return None;
         }
     };
@@ -96,4 +99,17 @@ fn plan_errors(gateway: &Gateway) -> Vec<PlanError> {
         return errors;
     }
     plan::plan(gateway, None, &NoFlows).err().into_iter().collect()
+}
+
+/// What to do about what the TOML parser says.
+fn syntax_help(message: &str) -> &'static str {
+    if message.starts_with("duplicate key") {
+        "give each key once; a second object of the same kind starts with its own `[[…]]`"
+    } else if message.starts_with("key with no value") {
+        "write `key = value`"
+    } else if message.contains("string") {
+        "a text stands between two `\"` on one line"
+    } else {
+        "the file is TOML: https://toml.io/en/v1.0.0"
+    }
 }

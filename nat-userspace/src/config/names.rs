@@ -35,13 +35,13 @@ fn distance(a: &str, b: &str) -> usize {
 /// The characters are those that need no quoting in a shell, a metric label or a filter.
 pub(super) fn object_name_fault(name: &str, limit: usize) -> Option<String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    fault(name, limit, allowed, "letters, digits, `.`, `_` and `-`")
+    fault(name, limit, allowed, "names consist of letters, digits, `.`, `_` and `-`")
 }
 
 /// Why `name` cannot be the name of an instance: it becomes a file name.
 pub(super) fn instance_name_fault(name: &str) -> Option<String> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
-    fault(name, 32, allowed, "lower-case letters, digits, `_` and `-`")
+    fault(name, 32, allowed, "names consist of lower-case letters, digits, `_` and `-`")
 }
 
 /// Why `name` cannot be the name of a network interface (`dev_valid_name` in Linux' net/core/dev.c).
@@ -50,10 +50,10 @@ pub(super) fn interface_name_fault(name: &str) -> Option<String> {
         return Some(format!("`{name}` cannot be the name of an interface"));
     }
     let allowed = |c: char| !c.is_whitespace() && !matches!(c, '/' | ':') && !c.is_control();
-    fault(name, 15, allowed, "neither spaces, `/` nor `:`")
+    fault(name, 15, allowed, "interface names have no spaces, `/` or `:`")
 }
 
-fn fault(name: &str, limit: usize, allowed: impl Fn(char) -> bool, allowed_words: &str) -> Option<String> {
+fn fault(name: &str, limit: usize, allowed: impl Fn(char) -> bool, rule: &str) -> Option<String> {
     if name.is_empty() {
         return Some("a name must not be empty".to_owned());
     }
@@ -61,7 +61,7 @@ fn fault(name: &str, limit: usize, allowed: impl Fn(char) -> bool, allowed_words
         return Some(format!("name `{name}` is {} bytes long, at most {limit} are possible", name.len()));
     }
     let wrong = name.chars().find(|c| !allowed(*c))?;
-    Some(format!("name `{name}` contains {wrong:?}; names consist of {allowed_words}"))
+    Some(format!("name `{name}` contains {wrong:?}; {rule}"))
 }
 
 #[cfg(test)]

@@ -157,22 +157,20 @@ pub enum ConfigError {
         /// Reason.
         source: std::io::Error,
     },
-    /// The content is not right. Errors in the order of the file; never empty.
-    #[error("{}", Rendered(errors, warnings))]
+    /// The content is not right.
+    #[error("{}", Rendered(errors))]
     Invalid {
-        /// What has to be changed.
+        /// What has to be changed, in the order of the file; never empty.
         errors: Vec<Diagnostic>,
-        /// What was noticed besides.
-        warnings: Vec<Warning>,
     },
 }
 
-struct Rendered<'a>(&'a [Diagnostic], &'a [Warning]);
+struct Rendered<'a>(&'a [Diagnostic]);
 
 impl fmt::Display for Rendered<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(errors, warnings) = self;
-        for diagnostic in warnings.iter().chain(*errors) {
+        let Self(errors) = self;
+        for diagnostic in *errors {
             writeln!(f, "{diagnostic}")?;
         }
         match errors.len() {

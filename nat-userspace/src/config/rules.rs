@@ -59,6 +59,7 @@ pub(super) fn rules(sections: &[RuleSection], objects: &Objects, report: &mut Re
         used_pools.extend(pool);
         used_frontends.extend(frontends.iter().copied());
         let idle_timeout = idle_timeout(section, protocol, report);
+        let explicit = explicit_ports(section, report);
         let Some(pool) = pool.filter(|_| !frontends.is_empty()) else { continue };
         let mut rule = OutboundRule {
             name: section.name.as_ref().map(|name| name.get_ref().clone()).unwrap_or_default(),
@@ -70,8 +71,11 @@ pub(super) fn rules(sections: &[RuleSection], objects: &Objects, report: &mut Re
             idle_timeout,
         };
         claims.add(&rule, section, objects, report);
-        let Some((ports, explicit)) = ports(&rule, section, objects, report) else { continue };
-        (rule.ports_per_backend, rule.ports_explicit) = (ports, explicit);
+        let Some(explicit) = explicit else { continue };
+        rule.ports_explicit = explicit != 0;
+        let tier = || tier_ports(&rule, section, objects, report);
+        let Some(ports) = Some(explicit).filter(|ports| *ports != 0).or_else(tier) else { continue };
+        rule.ports_per_backend = ports;
         let ports_place = section.ports_per_backend.as_ref().map_or(section.span.clone(), Spanned::span);
         rules.push(PlacedRule { rule, ports_place });
     }
@@ -139,7 +143,8 @@ fn undefined<'a>(
     report: &mut Report,
 ) {
     let help = did_you_mean(wanted.get_ref(), known.clone()).unwrap_or_else(|| {
-        let all: Vec<String> = known.take(8).map(|name| format!("`{name}`")).collect();
+        let all: Vec<String> =
+            known.filter(|name| !name.is_empty()).take(8).map(|name| format!("`{name}`")).collect();
         if all.is_empty() {
             format!("define it: `[[{kind}]]` with `name = \"{}\"`", wanted.get_ref())
         } else {
@@ -175,55 +180,55 @@ fn idle_timeout(section: &RuleSection, protocol: Protocol, report: &mut Report) 
     }
 }
 
-/// Ports of each backend, and whether the file says so itself.
-fn ports(
+/// `ports_per_backend`, 0 if the default tiers apply; `None` if it cannot be.
+fn explicit_ports(section: &RuleSection, report: &mut Report) -> Option<u32> {
+    let Some(value) = &section.ports_per_backend else { return Some(0) };
+    let number = *value.get_ref();
+    match u32::try_from(number) {
+        Ok(ports) if number <= MAX_PORTS_PER_BACKEND && ports.is_multiple_of(8) => Some(ports),
+        Ok(ports) if number <= MAX_PORTS_PER_BACKEND => {
+            let (below, above) = (ports / 8 * 8, ports.next_multiple_of(8));
+            let help = if below == 0 { format!("use {above}") } else { format!("use {below} or {above}") };
+            report
+                .error(value.span(), format!("`ports_per_backend = {ports}` is not a multiple of 8"))
+                .help(help);
+            None
+        }
+        _ => {
+            report.error(value.span(), format!("`ports_per_backend` cannot be {number}")).help(format!(
+                "a multiple of 8 from 8 to {}, or 0 for the default tiers",
+                grouped(MAX_PORTS_PER_BACKEND.unsigned_abs())
+            ));
+            None
+        }
+    }
+}
+
+/// Ports that the default tiers give each backend of `rule`.
+fn tier_ports(
     rule: &OutboundRule,
     section: &RuleSection,
     objects: &Objects,
     report: &mut Report,
-) -> Option<(u32, bool)> {
+) -> Option<u32> {
     let backends = objects.pools[rule.pool].backends.len();
-    if let Some(value) = section.ports_per_backend.as_ref().filter(|value| *value.get_ref() != 0) {
-        let number = *value.get_ref();
-        return match u32::try_from(number) {
-            Ok(ports) if number <= MAX_PORTS_PER_BACKEND && ports.is_multiple_of(8) => Some((ports, true)),
-            Ok(ports) if number <= MAX_PORTS_PER_BACKEND => {
-                let (below, above) = (ports / 8 * 8, ports.next_multiple_of(8));
-                let help =
-                    if below == 0 { format!("use {above}") } else { format!("use {below} or {above}") };
-                report
-                    .error(value.span(), format!("`ports_per_backend = {ports}` is not a multiple of 8"))
-                    .help(help);
-                None
-            }
-            _ => {
-                report.error(value.span(), format!("`ports_per_backend` cannot be {number}")).help(format!(
-                    "a multiple of 8 from 8 to {}, or 0 for the default tiers",
-                    grouped(MAX_PORTS_PER_BACKEND.unsigned_abs())
-                ));
-                None
-            }
-        };
-    }
     let addresses = rule.frontends.iter().map(|index| objects.frontends[*index].addresses.len()).sum();
-    if let Some(ports) = default_ports(backends, addresses) {
-        return Some((ports, false));
+    let ports = default_ports(backends, addresses);
+    if ports.is_none() {
+        let written = section.ports_per_backend.as_ref().map(Spanned::span);
+        let place = written.or(section.pool.as_ref().map(Spanned::span));
+        let message = format!(
+            "pool `{}` has {} backends, the default tiers end at {}",
+            objects.pools[rule.pool].name,
+            grouped(backends as u64),
+            grouped(LARGEST_DEFAULT_POOL as u64)
+        );
+        report
+            .error(place.unwrap_or_else(|| section.span.clone()), message)
+            .also(objects.pool_names[rule.pool].clone(), "defined here")
+            .help("say how many ports each gets, for example `ports_per_backend = 32`, or divide the pool");
     }
-    let place =
-        section.ports_per_backend.as_ref().map(Spanned::span).or(section.pool.as_ref().map(Spanned::span));
-    report
-        .error(
-            place.unwrap_or_else(|| section.span.clone()),
-            format!(
-                "pool `{}` has {} backends, the default tiers end at {}",
-                objects.pools[rule.pool].name,
-                grouped(backends as u64),
-                grouped(LARGEST_DEFAULT_POOL as u64)
-            ),
-        )
-        .also(objects.pool_names[rule.pool].clone(), "defined here")
-        .help("say how many ports each gets, for example `ports_per_backend = 32`, or divide the pool");
-    None
+    ports
 }
 
 /// Which rule gives each backend its ports of each class.

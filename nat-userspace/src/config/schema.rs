@@ -239,3 +239,10 @@ fn rule(section: Section<'_, '_>, report: &mut Report) -> RuleSection {
         span: section.span,
     }
 }
+
+/// Every key of every section.
+#[cfg(test)]
+pub(super) fn all_keys() -> impl Iterator<Item = &'static str> {
+    let objects = [&GATEWAY, &FRONTEND, &POOL, &BACKEND, &RULE];
+    objects.into_iter().flat_map(|keys| keys.supported.iter().map(|key| key.name))
+}

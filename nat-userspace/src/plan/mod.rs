@@ -28,7 +28,7 @@ pub use self::{
     },
     space::{FIRST_PORT, STATIC_PORTS},
 };
-use crate::config::Gateway;
+use crate::config::{Gateway, grouped};
 
 /// Why there is no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,7 +55,7 @@ pub enum PlanError {
     },
     /// Removed backends or rules whose flows are still alive take slots that new ones need.
     #[error(
-        "{wanted} {kind} are configured and {draining} removed ones still have flows, {limit} are possible together"
+        "not enough slots for {kind}: {wanted} configured, {draining} removed with live flows, {limit} possible"
     )]
     NoSlot {
         /// `backends` or `rules`.
@@ -85,7 +85,8 @@ impl PlanError {
     pub fn help(&self, gateway: &Gateway) -> Option<String> {
         match self {
             Self::OverCommitted { at_most: Some(ports), .. } => Some(format!(
-                "set `ports_per_backend = {ports}` or less, or add frontend addresses ({STATIC_PORTS} ports each)"
+                "set `ports_per_backend = {ports}` or less, or add frontend addresses ({} ports each)",
+                grouped(STATIC_PORTS)
             )),
             Self::OverCommitted { .. } => {
                 Some("lower `ports_per_backend` of these rules, or add frontend addresses".to_owned())

@@ -345,7 +345,7 @@ fn a_drained_table_of_slots_says_so() {
     let error = plan(&others, Some(&before), &live).expect_err("no slot is free");
     assert_eq!(
         error.to_string(),
-        "1 backends are configured and 4096 removed ones still have flows, 4096 are possible together"
+        "not enough slots for backends: 1 configured, 4096 removed with live flows, 4096 possible"
     );
 }
 
