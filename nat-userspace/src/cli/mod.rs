@@ -3,10 +3,12 @@
 //! `run(&Args) -> anyhow::Result<ExitCode>`.
 
 pub mod check;
+pub mod detach;
 pub mod flows;
 pub mod ports;
 pub mod read;
 pub mod render;
+pub mod run;
 pub mod stats;
 pub mod status;
 pub mod units;
@@ -54,11 +56,13 @@ const LONG_VERSION: &str = if include_bytes!(concat!(env!("OUT_DIR"), "/natgw.bp
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Args),
     Check(check::Args),
     Status(status::Args),
     Flows(flows::Args),
     Ports(ports::Args),
     Stats(stats::Args),
+    Detach(detach::Args),
 }
 
 impl Cli {
@@ -74,6 +78,8 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
             Some(Command::Check(args)) => check::run(args),
+            Some(Command::Run(args)) => run::run(args),
+            Some(Command::Detach(args)) => detach::run(args),
             Some(Command::Status(args)) => status::run(args),
             Some(Command::Flows(args)) => flows::run(args),
             Some(Command::Ports(args)) => ports::run(args),

@@ -40,7 +40,9 @@ fn ask<T: DeserializeOwned>(path: &Path, method: &str, resource: &str) -> Result
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             return Ok(None);
         }
-        Err(error) => return Err(error).with_context(|| format!("opening control socket `{}`", path.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("opening control socket `{}`", path.display()));
+        }
     };
     let answer = exchange(&mut stream, method, resource)
         .with_context(|| format!("asking the daemon at `{}`", path.display()))?;
@@ -51,7 +53,8 @@ fn ask<T: DeserializeOwned>(path: &Path, method: &str, resource: &str) -> Result
             .map(Some)
             .with_context(|| format!("the daemon at `{}` is of another version", path.display()));
     }
-    let failure: Failure = serde_json::from_slice(body).unwrap_or_else(|_| Failure { error: head.to_owned() });
+    let failure: Failure =
+        serde_json::from_slice(body).unwrap_or_else(|_| Failure { error: head.to_owned() });
     bail!("the daemon at `{}` says: {}", path.display(), failure.error)
 }
 

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Changes of a translating instance: of its configuration, or of the interfaces under it.
+
+use std::{collections::HashSet, net::Ipv4Addr};
+
+use anyhow::Result;
+use nat_common::abi::config::{ROLE_INSIDE, ROLE_OUTSIDE, name_of};
+use tracing::{info, warn};
+
+use super::{Attached, Gateway};
+use crate::{
+    clock,
+    config::{self, XdpMode},
+    daemon::{
+        addresses, host, offload,
+        undo::{Done, Journal},
+    },
+    datapath::{
+        attach::{self, Mode},
+        bank::{self, LiveFlows},
+        guard,
+        layout::{self, Device, Layout, Lower},
+        ports,
+        tables::Tables,
+    },
+    plan::{self, PortPlan},
+};
+
+impl Gateway {
+    /// The common part of start and reload. On failure `journal` has what to undo.
+    pub(super) async fn change(
+        &mut self,
+        config: config::Gateway,
+        devices: &[Device],
+        journal: &mut Journal,
+    ) -> Result<()> {
+        let tables = Tables::open(self.instance.name())?;
+        let reading = tables.instance()?;
+        let slots = (0..)
+            .zip(&reading.interfaces)
+            .map(|(slot, port)| (name_of(&port.name).to_owned(), slot))
+            .filter(|(name, _)| !name.is_empty())
+            .collect();
+        let layout = layout::resolve(&config.inside, &config.outside, devices, &slots)?;
+        layout.complete(devices)?;
+        let previous = bank::plan_of(&reading);
+        let plan = plan::plan(&config, Some(&previous), &LiveFlows::new(&tables, &reading))?;
+        self.config = config;
+        let owned = self.assign(&layout, devices, journal).await?;
+        ports::write(&self.instance, &layout)?;
+        self.layout = layout;
+        self.flip(plan, &owned)?;
+        self.put_guards(Some(&mut *journal))?;
+        self.control.update(|control| control.guarded = 1)?;
+        self.put_programs(devices, Some(&mut *journal))?;
+        self.forward(Some(journal))?;
+        self.remove_unconfigured();
+        Ok(())
+    }
+
+    /// Adds the missing frontend addresses. Returns all addresses of the host.
+    async fn assign(
+        &mut self,
+        layout: &Layout,
+        devices: &[Device],
+        journal: &mut Journal,
+    ) -> Result<HashSet<Ipv4Addr>> {
+        let mut owned: HashSet<Ipv4Addr> =
+            devices.iter().flat_map(|device| device.addresses.iter().copied()).collect();
+        if self.config.assign_frontends {
+            let wanted = self.config.frontends.iter().flat_map(|frontend| frontend.addresses.iter().copied());
+            let missing: Vec<Ipv4Addr> = wanted.filter(|address| !owned.contains(address)).collect();
+            let first = self.config.outside.first();
+            let port =
+                layout.ports.values().find(|port| first.is_some_and(|name| name_of(&port.name) == name));
+            if let Some(port) = port {
+                let added =
+                    addresses::assign(&self.instance, &self.netlink, &mut self.host, port, &missing, journal);
+                owned.extend(added.await?);
+            }
+        }
+        Ok(owned)
+    }
+
+    /// Fills the idle bank with `plan` and puts it in force.
+    fn flip(&mut self, plan: PortPlan, owned: &HashSet<Ipv4Addr>) -> Result<()> {
+        let next = bank::other(self.control.value().bank);
+        bank::fill(&self.instance, next, &plan, owned)?;
+        let backends = plan.backends.iter().flatten().count();
+        let (guaranteed, burst) =
+            bank::shares(self.meta.max_flows, u32::try_from(backends).unwrap_or(u32::MAX));
+        self.control.update(|control| {
+            control.bank = next;
+            control.epoch = bank::epoch_after(control.epoch);
+            control.heartbeat = clock::now();
+            control.guaranteed_flows = guaranteed;
+            control.burst_flows = burst;
+            control.generation = control.generation.wrapping_add(1);
+        })?;
+        self.plan = plan;
+        Ok(())
+    }
+
+    fn put_guards(&mut self, mut journal: Option<&mut Journal>) -> Result<()> {
+        for interface in self.layout.names(ROLE_OUTSIDE) {
+            let new = guard::put(&self.instance, &mut self.guard, &interface)?;
+            if let Some(journal) = journal.as_deref_mut().filter(|_| new) {
+                journal.push(Done::Guard(interface));
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the XDP program on every device that has none with the right constants.
+    fn put_programs(&mut self, devices: &[Device], mut journal: Option<&mut Journal>) -> Result<()> {
+        for lower in self.layout.lowers.clone() {
+            let current = self.attached.get(&lower.name);
+            if current.is_some_and(|attached| attached.constants == lower.constants) {
+                continue;
+            }
+            if lower.constants.trunk != 0 {
+                self.keep_tags(&lower.name, journal.as_deref_mut())?;
+            }
+            let now = devices.iter().find(|device| device.index == lower.constants.lower);
+            let new = self.attach(&lower, now.and_then(|device| device.xdp))?;
+            if let Some(journal) = journal.as_deref_mut().filter(|_| new) {
+                journal.push(Done::Xdp(lower.name));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn attach(&mut self, lower: &Lower, on_device: Option<(u32, bool)>) -> Result<bool> {
+        let mut ebpf = self.loader.load(lower.constants)?;
+        let wanted = self.config.xdp_mode;
+        let (mode, new) = attach::put(&self.instance, &mut ebpf, &lower.name, on_device, wanted)?;
+        let as_wanted = match wanted {
+            XdpMode::Auto => true,
+            XdpMode::Native => mode == Mode::Native,
+            XdpMode::Generic => mode == Mode::Generic,
+        };
+        if !as_wanted {
+            warn!("{}: stays in {} mode until `natgw detach`", lower.name, mode.name());
+        }
+        self.attached.insert(lower.name.clone(), Attached { constants: lower.constants, mode, ebpf });
+        Ok(new)
+    }
+
+    /// Has a device leave VLAN tags in the frames.
+    fn keep_tags(&mut self, device: &str, journal: Option<&mut Journal>) -> Result<()> {
+        if !offload::vlan_stripping(device)? {
+            return Ok(());
+        }
+        self.host.vlan_stripping.insert(device.to_owned());
+        self.host.write(&self.instance)?;
+        offload::set_vlan_stripping(device, false)?;
+        info!("{device}: VLAN stripping switched off, so that XDP sees the tags");
+        if let Some(journal) = journal {
+            journal.push(Done::VlanStripping(device.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn forward(&mut self, journal: Option<&mut Journal>) -> Result<()> {
+        let interfaces = self.layout.names(ROLE_INSIDE | ROLE_OUTSIDE);
+        let changed = host::enable_forwarding(&self.instance, &mut self.host, &interfaces)?;
+        if let Some(journal) = journal {
+            changed.into_iter().for_each(|interface| journal.push(Done::Forwarding(interface)));
+        }
+        Ok(())
+    }
+
+    /// Takes programs off interfaces that have left the configuration. The new configuration is in force by now:
+    /// failures are reported and change nothing about that.
+    fn remove_unconfigured(&mut self) {
+        let layout = &self.layout;
+        let devices = self.instance.xdp_devices().unwrap_or_default();
+        for device in devices.iter().filter(|name| !layout.lowers.iter().any(|lower| lower.name == **name)) {
+            self.attached.remove(device);
+            if let Err(error) = attach::remove(&self.instance, device) {
+                warn!("{error:#}");
+            }
+        }
+        let outside = layout.names(ROLE_OUTSIDE);
+        let guarded = self.instance.guard_interfaces().unwrap_or_default();
+        for interface in guarded.iter().filter(|name| !outside.contains(name)) {
+            if let Err(error) = guard::remove(&self.instance, interface) {
+                warn!("{error:#}");
+            }
+        }
+    }
+
+    /// Follows what has happened to interfaces and addresses. Returns whether the tables changed.
+    ///
+    /// # Errors
+    ///
+    /// When something cannot be brought back; the rest is in order, and the next call tries again.
+    pub(in crate::daemon) async fn refresh(&mut self) -> Result<bool> {
+        let devices = self.netlink.devices().await?;
+        let layout =
+            layout::resolve(&self.config.inside, &self.config.outside, &devices, &self.layout.slots)?;
+        let owned = self.assign(&layout, &devices, &mut Journal::default()).await?;
+        bank::refresh_owned(&self.instance, self.control.value().bank, &self.plan, &owned)?;
+        let changed = layout != self.layout;
+        if changed {
+            for name in layout.absent.iter().filter(|name| !self.layout.absent.contains(name)) {
+                warn!("{name}: the interface is gone; it is taken up again when it comes back");
+            }
+            ports::write(&self.instance, &layout)?;
+            self.attached.retain(|device, _| layout.lowers.iter().any(|lower| lower.name == *device));
+            self.layout = layout;
+            self.control.next_epoch()?;
+        }
+        if changed || !self.is_complete() {
+            self.put_guards(None)?;
+            self.put_programs(&devices, None)?;
+            self.forward(None)?;
+        }
+        Ok(changed)
+    }
+}

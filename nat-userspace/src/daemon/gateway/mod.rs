@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The translating instance: starts or adopts it, changes its configuration, follows its interfaces.
+//!
+//! Order matters for invariant 1 (no leak). On a first start: configuration, then the guard, then XDP, then
+//! forwarding. While XDP hands packets to the stack, the guard is there; before XDP is there, the host does not
+//! forward more than it did before.
+
+mod change;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use aya::{
+    Ebpf,
+    maps::{Array, MapData},
+};
+use nat_common::abi::{
+    ABI_VERSION,
+    config::{Control, META_MAGIC, Meta},
+    names,
+};
+use tracing::warn;
+
+use super::{
+    host::HostState,
+    netlink::Netlink,
+    undo::{Done, Journal},
+};
+use crate::{
+    clock, config,
+    datapath::{
+        attach::{self, Mode},
+        bank::{self, ControlCell},
+        layout::{self, Layout, Lower},
+        load::{self, Constants, Loader, LogLevel},
+        pin::{self, Existing, Instance},
+        ports,
+    },
+    plan::PortPlan,
+};
+
+/// A device with an XDP program of this process.
+#[derive(Debug)]
+struct Attached {
+    constants: Constants,
+    mode: Mode,
+    /// Kept for its log buffer.
+    ebpf: Ebpf,
+}
+
+/// An instance that this process controls.
+pub(super) struct Gateway {
+    instance: Instance,
+    netlink: Netlink,
+    loader: Loader,
+    meta: Meta,
+    config: config::Gateway,
+    plan: PortPlan,
+    layout: Layout,
+    control: ControlCell,
+    host: HostState,
+    guard: Ebpf,
+    attached: BTreeMap<String, Attached>,
+}
+
+impl Gateway {
+    /// Starts translating by `config`, or takes over what an earlier process started.
+    ///
+    /// # Errors
+    ///
+    /// Anything that prevents it; the host is then as it was before.
+    pub(super) async fn start(instance: Instance, config: config::Gateway, log: LogLevel) -> Result<Self> {
+        let netlink = Netlink::open()?;
+        let devices = netlink.devices().await?;
+        // Before anything is made: the usual mistakes.
+        layout::resolve(&config.inside, &config.outside, &devices, &BTreeMap::new())?.complete(&devices)?;
+        let existing = pin::examine(&instance, load::object()?)?;
+        if existing == Existing::Unfinished {
+            warn!("removing what a start that was interrupted left in `{}`", instance.pins().display());
+            instance.remove_pins()?;
+        }
+        let mut journal = Journal::default();
+        let mut host = HostState::read(&instance)?;
+        if instance.make_pins()? {
+            journal.push(Done::Pins);
+        }
+        let prepared = Self::prepare(instance.clone(), netlink.clone(), &config, existing, log);
+        let mut gateway = match prepared {
+            Ok(gateway) => gateway,
+            Err(error) => {
+                journal.roll_back(&instance, &netlink, &mut host).await;
+                return Err(error);
+            }
+        };
+        gateway.host = host;
+        match gateway.change(config, &devices, &mut journal).await {
+            Ok(()) => Ok(gateway),
+            Err(error) => {
+                journal.roll_back(&gateway.instance, &gateway.netlink, &mut gateway.host).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens or makes the maps.
+    fn prepare(
+        instance: Instance,
+        netlink: Netlink,
+        config: &config::Gateway,
+        existing: Existing,
+        log: LogLevel,
+    ) -> Result<Self> {
+        let max_flows = match existing {
+            Existing::Adoptable(meta) => meta.max_flows,
+            _ => config.max_flows,
+        };
+        if max_flows != config.max_flows {
+            warn!(
+                "max_flows stays {max_flows}, as the flow table was made: {} takes effect after `natgw detach`",
+                config.max_flows
+            );
+        }
+        let loader = Loader::new(instance.clone(), max_flows, log);
+        let guard = loader.load(Constants::NO_DEVICE)?;
+        let meta = match existing {
+            Existing::Adoptable(meta) => meta,
+            _ => {
+                let meta =
+                    Meta { magic: META_MAGIC, abi_version: ABI_VERSION, max_flows, created: clock::now() };
+                let mut map: Array<MapData, Meta> = instance.array(names::META)?;
+                map.set(0, meta, 0).context("writing map `META`")?;
+                meta
+            }
+        };
+        let control = ControlCell::open(&instance)?;
+        Ok(Self {
+            instance,
+            netlink,
+            loader,
+            meta,
+            config: config.clone(),
+            plan: PortPlan::default(),
+            layout: Layout::default(),
+            control,
+            host: HostState::default(),
+            guard,
+            attached: BTreeMap::new(),
+        })
+    }
+
+    /// Puts another configuration in force.
+    ///
+    /// # Errors
+    ///
+    /// Anything that prevents it; the old configuration is then still in force.
+    pub(super) async fn reload(&mut self, config: config::Gateway) -> Result<()> {
+        ensure!(
+            config.name == self.instance.name(),
+            "the instance name cannot change from `{}` to `{}` while it runs: `natgw detach`, then start again",
+            self.instance.name(),
+            config.name
+        );
+        let devices = self.netlink.devices().await?;
+        let mut journal = Journal::default();
+        let before = (*self.control.value(), self.layout.clone(), self.config.clone(), self.plan.clone());
+        let Err(error) = self.change(config, &devices, &mut journal).await else { return Ok(()) };
+        let (control, layout, config, plan) = before;
+        journal.roll_back(&self.instance, &self.netlink, &mut self.host).await;
+        self.attached.retain(|device, _| layout.lowers.iter().any(|lower| lower.name == *device));
+        (self.layout, self.config, self.plan) = (layout, config, plan);
+        if let Err(error) = self.put_back(&control) {
+            warn!("going back to the old configuration: {error:#}");
+        }
+        Err(error)
+    }
+
+    fn put_back(&mut self, before: &Control) -> Result<()> {
+        self.control.update(|control| {
+            let epoch = bank::epoch_after(control.epoch);
+            *control = Control { epoch, heartbeat: control.heartbeat, ..*before };
+        })?;
+        ports::write(&self.instance, &self.layout)?;
+        let lowers = self.layout.lowers.clone();
+        for lower in lowers {
+            if self.attached.get(&lower.name).is_none_or(|attached| attached.constants != lower.constants) {
+                let on_device = attach::pinned_program(&self.instance, &lower.name)?;
+                self.attach(&lower, on_device.map(|program| (program, true)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether every device that is there has its program.
+    #[must_use]
+    pub(super) fn is_complete(&self) -> bool {
+        let has = |lower: &Lower| {
+            self.attached.get(&lower.name).is_some_and(|attached| attached.constants == lower.constants)
+        };
+        self.layout.lowers.iter().all(has)
+    }
+
+    /// Another object of the instance's programs, for the sweep.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses it.
+    pub(super) fn load_sweep(&self) -> Result<Ebpf> {
+        let mut ebpf = self.loader.load(Constants::NO_DEVICE)?;
+        load::sweep(&mut ebpf)?;
+        Ok(ebpf)
+    }
+
+    /// Objects of the attached programs, for their log buffers.
+    pub(super) fn objects(&mut self) -> impl Iterator<Item = (&str, &mut Ebpf)> {
+        self.attached.iter_mut().map(|(device, attached)| (device.as_str(), &mut attached.ebpf))
+    }
+
+    /// How the program on a device runs.
+    #[must_use]
+    pub(super) fn mode(&self, device: &str) -> Option<Mode> {
+        self.attached.get(device).map(|attached| attached.mode)
+    }
+
+    /// The instance.
+    #[must_use]
+    pub(super) const fn instance(&self) -> &Instance {
+        &self.instance
+    }
+
+    /// The connection for requests.
+    #[must_use]
+    pub(super) const fn netlink(&self) -> &Netlink {
+        &self.netlink
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub(super) const fn config(&self) -> &config::Gateway {
+        &self.config
+    }
+
+    /// The plan in force.
+    #[must_use]
+    pub(super) const fn plan(&self) -> &PortPlan {
+        &self.plan
+    }
+
+    /// The interfaces.
+    #[must_use]
+    pub(super) const fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Flows that the table was made for.
+    #[must_use]
+    pub(super) const fn max_flows(&self) -> u32 {
+        self.meta.max_flows
+    }
+
+    /// What every slow-path decision reads.
+    pub(super) const fn control(&mut self) -> &mut ControlCell {
+        &mut self.control
+    }
+}

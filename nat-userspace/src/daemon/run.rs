@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The loop: everything that happens arrives as one [`Event`], and nothing else changes state.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context as _, Result};
+use aya_log::EbpfLogger;
+use nat_common::abi::{
+    config::{ROLE_INSIDE, ROLE_OUTSIDE},
+    event,
+};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc::{self, Receiver, Sender},
+    task, time,
+};
+use tracing::{debug, error, info, warn};
+
+use super::{
+    Event, Stop,
+    events::{Recent, Report, Reporter, seconds},
+    gateway::Gateway,
+    hops::{self, Hops},
+    http::{self, Ask},
+    lock::Lock,
+    notify, ring,
+    status::{ReloadStatus, SweepStatus},
+    sweep::{self, Pass, Sweeper},
+    watch::{self, Changes},
+};
+use crate::{
+    clock, config,
+    datapath::{load::LogLevel, pin::Instance},
+};
+
+/// Heartbeat and pace of everything periodic: well within the 3 s after which the data path thinks the daemon dead.
+const TICK: Duration = Duration::from_millis(250);
+/// Events on their way to the loop.
+const QUEUE: usize = 256;
+
+/// What a daemon is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Configuration file.
+    pub config: PathBuf,
+    /// Instance name that takes precedence over the file's.
+    pub name: Option<String>,
+    /// Log level of the BPF side.
+    pub bpf_log: LogLevel,
+}
+
+impl Options {
+    /// Reads the configuration, logging what was noticed about it.
+    ///
+    /// # Errors
+    ///
+    /// As [`config::load`].
+    pub fn load(&self) -> Result<(config::Gateway, Vec<String>), config::ConfigError> {
+        let (mut gateway, warnings) = config::load(&self.config)?;
+        if let Some(name) = &self.name {
+            gateway.name.clone_from(name);
+        }
+        let warnings: Vec<String> =
+            warnings.iter().map(|warning| warning.to_string().trim_end().to_owned()).collect();
+        for warning in &warnings {
+            warn!("{warning}");
+        }
+        Ok((gateway, warnings))
+    }
+}
+
+/// Runs the instance that `config` describes until a signal ends the process. Translation goes on afterwards.
+///
+/// # Errors
+///
+/// When it cannot start; the host is then as it was before.
+pub async fn run(options: Options, config: config::Gateway) -> Result<()> {
+    let instance = Instance::new(&config.name)?;
+    let _lock = Lock::take(&instance)?;
+    let (events, mut queue) = mpsc::channel(QUEUE);
+    // Before the state is read, so that no change falls in between; and signals before anything takes time.
+    let signals = signals()?;
+    task::spawn(watch::watch(events.clone()));
+    let gateway = Gateway::start(instance.clone(), config, options.bpf_log).await?;
+    let mut daemon = Daemon::new(gateway, options, events.clone())?;
+    let _socket = http::serve(&instance.socket(), events.clone())?;
+    task::spawn(forward_signals(signals, events.clone()));
+    task::spawn(ring::read(ring::open(&instance)?, events.clone()));
+    task::spawn(tick(events));
+    daemon.learn_routes().await;
+    daemon.resolve().await;
+    daemon.ready = Some(seconds(SystemTime::now()));
+    let layout = daemon.gateway.layout();
+    info!(
+        instance = instance.name(),
+        inside = layout.names(ROLE_INSIDE).join(","),
+        outside = layout.names(ROLE_OUTSIDE).join(","),
+        backends = daemon.gateway.plan().backends.iter().flatten().count(),
+        "ready"
+    );
+    notify::ready();
+    daemon.turn(&mut queue).await;
+    notify::stopping();
+    info!(
+        "the daemon ends, translation goes on; `natgw run` takes over again, `natgw detach --name {}` ends it",
+        instance.name()
+    );
+    Ok(())
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+fn signals() -> Result<Signals> {
+    let open = |kind| signal(kind).context("catching signals");
+    Ok(Signals {
+        hangup: open(SignalKind::hangup())?,
+        terminate: open(SignalKind::terminate())?,
+        interrupt: open(SignalKind::interrupt())?,
+    })
+}
+
+async fn forward_signals(mut signals: Signals, events: Sender<Event>) {
+    loop {
+        let event = tokio::select! {
+            Some(()) = signals.hangup.recv() => Event::Hangup,
+            Some(()) = signals.terminate.recv() => Event::Stop(Stop::Terminate),
+            Some(()) = signals.interrupt.recv() => Event::Stop(Stop::Interrupt),
+            else => return,
+        };
+        if events.send(event).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn tick(events: Sender<Event>) {
+    let mut interval = time::interval(TICK);
+    interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    while events.send(Event::Tick).await.is_ok() {
+        interval.tick().await;
+    }
+}
+
+pub(super) struct Daemon {
+    pub(super) gateway: Gateway,
+    pub(super) options: Options,
+    events: Sender<Event>,
+    pub(super) hops: Hops,
+    reporter: Reporter,
+    pub(super) said: Recent,
+    pub(super) errors: Recent,
+    sweeper: Option<Sweeper>,
+    next_sweep: Instant,
+    pub(super) sweep: SweepStatus,
+    watchdog: Option<Duration>,
+    last_alive: Instant,
+    pub(super) started: u64,
+    pub(super) ready: Option<u64>,
+    pub(super) last_reload: Option<ReloadStatus>,
+}
+
+impl Daemon {
+    fn new(gateway: Gateway, options: Options, events: Sender<Event>) -> Result<Self> {
+        let sweeper = Sweeper::new(gateway.instance(), gateway.load_sweep()?)?;
+        let mut daemon = Self {
+            gateway,
+            options,
+            events,
+            hops: Hops::default(),
+            reporter: Reporter::default(),
+            said: Recent::new(32),
+            errors: Recent::new(16),
+            sweeper: Some(sweeper),
+            next_sweep: Instant::now(),
+            sweep: SweepStatus::default(),
+            watchdog: notify::watchdog(),
+            last_alive: Instant::now(),
+            started: seconds(SystemTime::now()),
+            ready: None,
+            last_reload: None,
+        };
+        daemon.follow_logs();
+        Ok(daemon)
+    }
+
+    async fn turn(&mut self, queue: &mut Receiver<Event>) {
+        while let Some(event) = queue.recv().await {
+            match event {
+                Event::Stop(signal) => {
+                    info!("{} received", signal.name());
+                    return;
+                }
+                Event::Hangup => {
+                    self.reload().await;
+                }
+                Event::Changed(changes) => self.changed(changes).await,
+                Event::Ring(records) => self.report(&records).await,
+                Event::Tick => self.tick().await,
+                Event::Swept(sweeper, pass) => self.swept(sweeper, pass),
+                // Whoever asked may have gone away meanwhile.
+                Event::Http(Ask::Status(answer)) => drop(answer.send(Box::new(self.status()))),
+                Event::Http(Ask::Reload(answer)) => drop(answer.send(self.reload().await)),
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &anyhow::Error) {
+        error!("{error:#}");
+        self.errors.push(format!("{error:#}"));
+    }
+
+    async fn tick(&mut self) {
+        if let Err(error) = self.gateway.control().update(|control| control.heartbeat = clock::now()) {
+            self.failed(&error);
+        }
+        if self.watchdog.is_some_and(|period| self.last_alive.elapsed() + TICK >= period) {
+            self.last_alive = Instant::now();
+            notify::alive();
+        }
+        if Instant::now() >= self.next_sweep
+            && let Some(mut sweeper) = self.sweeper.take()
+        {
+            let events = self.events.clone();
+            task::spawn_blocking(move || {
+                let pass = sweeper.run();
+                // Fails only when the loop has ended.
+                drop(events.blocking_send(Event::Swept(Box::new(sweeper), pass)));
+            });
+        }
+        if !self.gateway.is_complete() {
+            self.refresh().await;
+        }
+        self.resolve().await;
+    }
+
+    fn swept(&mut self, sweeper: Box<Sweeper>, pass: Result<Pass>) {
+        self.sweeper = Some(*sweeper);
+        match pass {
+            Ok(pass) => {
+                let pause = sweep::pause(&pass, self.gateway.max_flows());
+                sweep::record(&mut self.sweep, &pass, pause);
+                self.next_sweep = Instant::now() + pause;
+            }
+            Err(error) => {
+                self.failed(&error);
+                self.next_sweep = Instant::now() + 10 * TICK;
+            }
+        }
+    }
+
+    async fn changed(&mut self, changes: Changes) {
+        let mut stale = changes.routes || changes.links;
+        if changes.links && changes.routes {
+            self.hops.forget_known();
+        }
+        for (hop, known) in changes.neighbours {
+            stale |= self.hops.learn(hop, known);
+        }
+        // First of all: flows look up their next hop again.
+        if stale && let Err(error) = self.gateway.control().next_epoch() {
+            self.failed(&error);
+        }
+        if changes.links {
+            self.refresh().await;
+        }
+        if changes.links || changes.routes {
+            self.learn_routes().await;
+        }
+        self.resolve().await;
+    }
+
+    async fn refresh(&mut self) {
+        match self.gateway.refresh().await {
+            Ok(changed) => {
+                if changed {
+                    self.follow_logs();
+                }
+            }
+            Err(error) => {
+                let text = format!("{error:#}");
+                // Tried again with every tick: said once.
+                if self.errors.last() != Some(text.as_str()) {
+                    self.failed(&error);
+                }
+            }
+        }
+    }
+
+    async fn learn_routes(&mut self) {
+        let netlink = self.gateway.netlink().clone();
+        let learned = async {
+            for (hop, known) in netlink.neighbours().await? {
+                self.hops.learn(hop, Some(known));
+            }
+            netlink.routes().await
+        };
+        match learned.await {
+            Ok(routes) => {
+                let ports = self.gateway.layout().indices(ROLE_INSIDE | ROLE_OUTSIDE);
+                let backends: Vec<_> =
+                    self.gateway.plan().backends.iter().flatten().map(|backend| backend.address).collect();
+                self.hops.set_ahead(&hops::ahead(&routes, &ports, &backends), Instant::now());
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    async fn resolve(&mut self) {
+        for (index, address) in self.hops.next(Instant::now()) {
+            if let Err(error) = self.gateway.netlink().resolve(index, address).await {
+                debug!("{error:#}");
+            }
+        }
+    }
+
+    async fn report(&mut self, records: &[event::Event]) {
+        for record in records {
+            match self.reporter.report(record, self.gateway.plan(), Instant::now()) {
+                Report::Line(line) => {
+                    warn!("{line}");
+                    self.said.push(line);
+                }
+                Report::Neighbour(hop) => self.hops.ask(hop, Instant::now()),
+                Report::Nothing => {}
+            }
+        }
+        self.resolve().await;
+    }
+
+    async fn reload(&mut self) -> ReloadStatus {
+        let start = Instant::now();
+        notify::reloading();
+        let loaded = self.options.load().map_err(anyhow::Error::from);
+        let result = match loaded {
+            Ok((config, warnings)) => self.gateway.reload(config).await.map(|()| warnings),
+            Err(error) => Err(error),
+        };
+        let mut status = ReloadStatus { at: seconds(SystemTime::now()), ..ReloadStatus::default() };
+        match result {
+            Ok(warnings) => {
+                self.follow_logs();
+                self.learn_routes().await;
+                status = ReloadStatus { ok: true, warnings, ..status };
+                info!("configuration reloaded in {} ms", start.elapsed().as_millis());
+            }
+            Err(error) => {
+                let error = error.context("reload refused, the old configuration stays in force");
+                self.failed(&error);
+                status.error = Some(format!("{error:#}"));
+            }
+        }
+        status.milliseconds = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_reload = Some(status.clone());
+        notify::ready();
+        status
+    }
+
+    /// Reads the log buffers of programs that were loaded since the last call.
+    fn follow_logs(&mut self) {
+        if self.options.bpf_log == LogLevel::default() {
+            return;
+        }
+        for (device, ebpf) in self.gateway.objects() {
+            // The buffer can be taken once: an error means that it is read already, or that there is none.
+            let Ok(logger) = EbpfLogger::init(ebpf) else { continue };
+            let Ok(mut logger) = ring::pollable(logger) else { continue };
+            debug!("{device}: reading the log of its program");
+            task::spawn(async move {
+                while let Ok(mut guard) = logger.readable_mut().await {
+                    guard.get_inner_mut().flush();
+                    guard.clear_ready();
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Loads the embedded BPF object: once for each device with an XDP program, because what distinguishes the devices
+//! are load-time constants that let the verifier drop the code a device does not need.
+
+use anyhow::{Context as _, Result, ensure};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{RawTracePoint, SchedClassifier, Xdp},
+};
+use nat_common::abi::{config::NO_SLOT, names};
+
+use super::pin::{self, Instance};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/natgw.bpf.o"));
+
+/// The embedded BPF object.
+///
+/// # Errors
+///
+/// When this program was built without it.
+pub fn object() -> Result<&'static [u8]> {
+    ensure!(
+        !OBJECT.is_empty(),
+        "this natgw was built without its BPF object: build it with `cargo xtask build`"
+    );
+    Ok(OBJECT)
+}
+
+/// What distinguishes the program of one device from that of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Constants {
+    /// Slot of the port that untagged frames belong to, or [`NO_SLOT`].
+    pub slot: u32,
+    /// Roles of that port.
+    pub role: u32,
+    /// Index of the device.
+    pub lower: u32,
+    /// 1 when a configured VLAN interface sits on the device.
+    pub trunk: u32,
+}
+
+impl Constants {
+    /// For programs that belong to no device: guard and sweep.
+    pub const NO_DEVICE: Self = Self { slot: NO_SLOT, role: 0, lower: 0, trunk: 0 };
+}
+
+/// How chatty the BPF side is: 0 nothing and at no cost, 1 error … 5 trace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogLevel(pub u8);
+
+/// Loads programs that work on one instance's maps.
+#[derive(Debug)]
+pub struct Loader {
+    instance: Instance,
+    max_flows: u32,
+    log: LogLevel,
+}
+
+impl Loader {
+    /// For an instance whose flow table is, or is to be, made for `max_flows` flows.
+    #[must_use]
+    pub const fn new(instance: Instance, max_flows: u32, log: LogLevel) -> Self {
+        Self { instance, max_flows, log }
+    }
+
+    /// Loads the object with `constants`. Maps that are pinned are opened, the others are made and pinned, so the
+    /// pins have to be examined first ([`pin::examine`]).
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses a map or the object does not fit this program.
+    pub fn load(&self, constants: Constants) -> Result<Ebpf> {
+        let Constants { slot, role, lower, trunk } = constants;
+        let mut loader = EbpfLoader::new();
+        loader
+            .override_global(names::CONST_SLOT, &slot, true)
+            .override_global(names::CONST_ROLE, &role, true)
+            .override_global(names::CONST_LOWER, &lower, true)
+            .override_global(names::CONST_TRUNK, &trunk, true)
+            .override_global(aya_log::LEVEL, &self.log.0, false);
+        for map in names::PINNED_MAPS {
+            loader.map_pin_path(map, self.instance.map(map));
+            if let Some(entries) = pin::sized(map, self.max_flows) {
+                loader.map_max_entries(map, entries);
+            }
+        }
+        loader.load(object()?).with_context(|| {
+            format!(
+                "loading the BPF object for instance `{}` with room for {} flows",
+                self.instance.name(),
+                self.max_flows
+            )
+        })
+    }
+}
+
+/// The XDP program of a loaded object, accepted by the verifier.
+///
+/// # Errors
+///
+/// When the object has none, or the verifier refuses it; its reasons are in the error.
+pub fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
+    let program: &mut Xdp = program(ebpf, names::PROGRAM_XDP)?.try_into()?;
+    if program.fd().is_err() {
+        program.load().with_context(|| refused(names::PROGRAM_XDP))?;
+    }
+    Ok(program)
+}
+
+/// The guard of a loaded object, accepted by the verifier.
+///
+/// # Errors
+///
+/// As [`xdp`].
+pub fn guard(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {
+    let program: &mut SchedClassifier = program(ebpf, names::PROGRAM_GUARD)?.try_into()?;
+    if program.fd().is_err() {
+        program.load().with_context(|| refused(names::PROGRAM_GUARD))?;
+    }
+    Ok(program)
+}
+
+/// Has the verifier accept the sweep of a loaded object.
+///
+/// # Errors
+///
+/// As [`xdp`].
+pub fn sweep(ebpf: &mut Ebpf) -> Result<()> {
+    let program: &mut RawTracePoint = program(ebpf, names::PROGRAM_SWEEP)?.try_into()?;
+    program.load().with_context(|| refused(names::PROGRAM_SWEEP))
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::programs::Program> {
+    ebpf.program_mut(name).with_context(|| format!("the BPF object has no program `{name}`"))
+}
+
+fn refused(name: &str) -> String {
+    format!("the kernel refused program `{name}`")
+}

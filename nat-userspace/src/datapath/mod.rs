@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Everything that touches BPF objects: loading, pins, attaching, and the tables.
+
+pub mod attach;
+pub mod bank;
+pub mod batch;
+pub mod guard;
+pub mod layout;
+pub mod load;
+pub mod pin;
+pub mod ports;
+pub mod tables;
