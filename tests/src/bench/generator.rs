@@ -19,6 +19,7 @@ use bench_ebpf::{Cursor, DESTINATION_PORT, Generator as State, HEADER_HALVES};
 use super::{
     chain::{BACKENDS, Chain, DESTINATIONS, FIRST_BACKEND, FIRST_DESTINATION, GEN0_MAC, LAN0_MAC},
     signal,
+    softirqd::SoftirqThread,
     workload::{PORT_BASE, PORT_STRIDE},
 };
 
@@ -45,14 +46,17 @@ pub(super) struct Limit {
 pub(super) struct Sent {
     /// Packets, over all CPUs.
     pub(super) packets: u64,
-    /// Time of the slowest CPU, by the clock on the wall.
+    /// Time by the clock on the wall.
     pub(super) time: Duration,
-    /// The same by the kernel's own count: without setting calls up, and without the time that other threads took.
-    pub(super) kernel_time: Duration,
+    /// CPU time that the chain cost the busiest CPU, `softirqd` included.
+    pub(super) busy: Duration,
+    /// Its part that was put off to that CPU's softirq thread.
+    pub(super) softirqd: Duration,
 }
 
 impl Sent {
-    const NOTHING: Self = Self { packets: 0, time: Duration::ZERO, kernel_time: Duration::ZERO };
+    const NOTHING: Self =
+        Self { packets: 0, time: Duration::ZERO, busy: Duration::ZERO, softirqd: Duration::ZERO };
 }
 
 /// A loaded generator for every CPU that sends.
@@ -67,6 +71,7 @@ pub(super) struct Generator<'a> {
 struct Thread {
     cpu: usize,
     ebpf: Ebpf,
+    softirqd: SoftirqThread,
     /// Packets a second of the last chunk. The kernel sleeps for milliseconds while it sets each call up and
     /// takes it down, so calls are made as long as the time that is left allows.
     rate: f64,
@@ -87,7 +92,12 @@ impl<'a> Generator<'a> {
         };
         let mut threads = Vec::new();
         for &cpu in cpus {
-            threads.push(Thread { cpu, ebpf: chain.generator.enter(load)??, rate: 0.0 });
+            threads.push(Thread {
+                cpu,
+                ebpf: chain.generator.enter(load)??,
+                softirqd: SoftirqThread::of(cpu)?,
+                rate: 0.0,
+            });
         }
         Ok(Self { chain, frame: template(length), threads })
     }
@@ -124,7 +134,8 @@ impl<'a> Generator<'a> {
             total = Sent {
                 packets: total.packets + one.packets,
                 time: total.time.max(one.time),
-                kernel_time: total.kernel_time.max(one.kernel_time),
+                busy: total.busy.max(one.busy),
+                softirqd: total.softirqd.max(one.softirqd),
             };
         }
         Ok(total)
@@ -138,10 +149,10 @@ fn mul_div(value: u32, part: u32, whole: u32) -> u32 {
 
 impl Thread {
     fn run(&mut self, frame: &[u8], limit: Limit) -> anyhow::Result<Sent> {
-        let Self { cpu, ebpf, rate } = self;
+        let Self { cpu, ebpf, softirqd, rate } = self;
         pin_to(*cpu)?;
         let program: &Xdp = ebpf.program("generate").context("no program `generate`")?.try_into()?;
-        let start = Instant::now();
+        let (start, idle) = (Instant::now(), softirqd.worked()?);
         let mut sent = Sent::NOTHING;
         while sent.packets < limit.packets && sent.time < limit.time {
             signal::check()?;
@@ -165,12 +176,15 @@ impl Thread {
             sent = Sent {
                 packets: sent.packets + chunk,
                 time: start.elapsed(),
-                kernel_time: sent.kernel_time + duration * repeat,
+                busy: sent.busy + duration * repeat,
+                ..sent
             };
             if chunk >= CHUNK {
                 *rate = chunk as f64 / (sent.time - before).as_secs_f64();
             }
         }
+        sent.softirqd = softirqd.worked()? - idle;
+        sent.busy += sent.softirqd;
         Ok(sent)
     }
 }

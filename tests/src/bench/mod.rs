@@ -6,6 +6,10 @@
 //! whole chain (generator, gateway, sink) costs one CPU per generator thread. That makes the redirect-only gateway
 //! the floor that every figure is to be read against.
 //!
+//! Time is what the kernel counts around the generator's batches, each of which ends when its packets have been
+//! dropped by the sink, plus what the CPU's softirq thread worked meanwhile. Setting a call up and waiting for a
+//! CPU that other work holds are no part of it.
+//!
 //! Every repetition builds its own namespaces and loads its own programs, because figures of one object differ
 //! between fresh loads; repetitions of the gateways are interleaved and medians are compared.
 
@@ -20,6 +24,7 @@ mod options;
 mod report;
 mod signal;
 mod sink;
+mod softirqd;
 mod workload;
 
 use std::{fs::File, os::fd::AsRawFd as _};
