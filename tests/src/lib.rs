@@ -6,6 +6,7 @@ pub mod case;
 pub mod cases;
 pub mod harness;
 pub mod ledger;
+pub mod model;
 pub mod ns;
 pub mod packet;
 pub mod pcap;

@@ -59,7 +59,8 @@ pub struct Lab {
     pub namespace: Namespace,
     /// The time, in ticks.
     pub now: Tick,
-    programs: Vec<(&'static str, Ebpf)>,
+    /// Device, its index, and what was loaded for it.
+    programs: Vec<(&'static str, u32, Ebpf)>,
     pins: PathBuf,
     _entered: Entered,
     _pass: Vec<Pass>,
@@ -101,12 +102,13 @@ impl Lab {
         std::fs::create_dir(&pins)
             .with_context(|| format!("creating {}: is bpffs mounted on /sys/fs/bpf?", pins.display()))?;
         let guard = RemoveOnError(Some(&pins));
-        let mut programs: Vec<(&'static str, Ebpf)> = Vec::new();
+        let mut programs: Vec<(&'static str, u32, Ebpf)> = Vec::new();
         let mut passes = Vec::new();
         for port in &world.ports {
-            if programs.iter().all(|(lower, _)| *lower != port.lower) {
-                passes.push(Pass::attach(namespace.index(port.lower)?)?);
-                programs.push((port.lower, load(&world, &namespace, port.lower, &pins, &object)?));
+            if programs.iter().all(|(lower, ..)| *lower != port.lower) {
+                let index = namespace.index(port.lower)?;
+                passes.push(Pass::attach(index)?);
+                programs.push((port.lower, index, load(&world, index, port.lower, &pins, &object)?));
             }
         }
         let maps = Maps::open(&pins)?;
@@ -134,9 +136,7 @@ impl Lab {
     ///
     /// When the kernel refuses to run it: frames under 14 bytes or over about 3,500.
     pub fn run(&self, slot: usize, frame: &[u8]) -> Result<Outcome> {
-        let lower = self.world.ports[slot].lower;
-        let index = self.namespace.index(lower)?;
-        run_xdp(self.xdp(slot)?, index, frame)
+        run_xdp(self.xdp(slot)?, self.device(slot).1, frame)
     }
 
     /// The XDP program of the device under port `slot`.
@@ -145,7 +145,7 @@ impl Lab {
     ///
     /// When the object has none.
     pub fn xdp(&self, slot: usize) -> Result<&Xdp> {
-        let program = self.ebpf(slot).program(names::PROGRAM_XDP).context("no XDP program in the object")?;
+        let program = self.device(slot).2.program(names::PROGRAM_XDP).context("no XDP program in the object")?;
         Ok(program.try_into()?)
     }
 
@@ -156,7 +156,7 @@ impl Lab {
     ///
     /// When the kernel refuses to run it.
     pub fn guard(&self, slot: usize, ingress: u32, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
-        let program = self.ebpf(slot).program(names::PROGRAM_GUARD).context("no guard in the object")?;
+        let program = self.device(slot).2.program(names::PROGRAM_GUARD).context("no guard in the object")?;
         let guard: &SchedClassifier = program.try_into()?;
         // `struct __sk_buff`: ingress_ifindex at 36, ifindex at 40.
         let mut context = [0u8; 192];
@@ -181,7 +181,16 @@ impl Lab {
     /// When the kernel refuses to run it.
     pub fn sweep(&mut self, limit: u64) -> Result<SweepArgs> {
         self.maps.sweep.set(0, SweepArgs { limit, ..SweepArgs::default() }, 0)?;
-        let program = self.programs[0].1.program(names::PROGRAM_SWEEP).context("no sweep in the object")?;
+        self.sweep_again()
+    }
+
+    /// Another pass with the arguments as the last one left them, for threads that share the lab.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to run it.
+    pub fn sweep_again(&self) -> Result<SweepArgs> {
+        let program = self.programs[0].2.program(names::PROGRAM_SWEEP).context("no sweep in the object")?;
         let sweep: &RawTracePoint = program.try_into()?;
         sweep.test_run(RawTracePointRunOptions::new())?;
         Ok(self.maps.sweep.get(&0, 0)?)
@@ -237,10 +246,10 @@ impl Lab {
         self.set_time(self.now + 100_000)
     }
 
-    fn ebpf(&self, slot: usize) -> &Ebpf {
+    fn device(&self, slot: usize) -> &(&'static str, u32, Ebpf) {
         let lower = self.world.ports[slot].lower;
-        let found = self.programs.iter().find(|(name, _)| *name == lower);
-        &found.expect("a program was loaded for every device").1
+        let found = self.programs.iter().find(|(name, ..)| *name == lower);
+        found.expect("a program was loaded for every device")
     }
 }
 
@@ -273,13 +282,12 @@ pub fn run_xdp(program: &Xdp, index: u32, frame: &[u8]) -> Result<Outcome> {
     Ok(Outcome { action, frame: out })
 }
 
-fn load(world: &World, namespace: &Namespace, lower: &str, pins: &Path, object: &[u8]) -> Result<Ebpf> {
+fn load(world: &World, index: u32, lower: &str, pins: &Path, object: &[u8]) -> Result<Ebpf> {
     let on_lower = || (0u32..).zip(&world.ports).filter(|(_, port)| port.lower == lower);
     let untagged = on_lower().find(|(_, port)| port.tags.is_empty());
     let slot = untagged.map_or(NO_SLOT, |(slot, _)| slot);
     let role = untagged.map_or(0, |(_, port)| u32::from(port.role));
     let trunk = u32::from(on_lower().any(|(_, port)| !port.tags.is_empty()));
-    let index = namespace.index(lower)?;
     let flows = world.max_flows * 2;
     let mut loader = EbpfLoader::new();
     loader
