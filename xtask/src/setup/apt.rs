@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Debian packages: what is on offer, and installing it without a question.
-use std::{process::Command, sync::Once};
+use std::{
+    process::{Command, Stdio},
+    sync::Once,
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -46,7 +49,8 @@ fn refresh() {
     ONCE.call_once(|| {
         note("refreshing the package lists");
         if let Some(mut command) = Root::detect().command("apt-get", &[])
-            && let Err(error) = exec_shown(command.args(["update", "--quiet", "--quiet"]))
+            && let Err(error) =
+                exec_shown(command.args(["update", "--quiet", "--quiet"]).stdout(Stdio::null()))
         {
             note(&format!("{error}; going on with the lists as they are"));
         }
@@ -59,7 +63,7 @@ pub(crate) fn install(packages: &[&str], why: &str) -> Result<()> {
     if !available() {
         bail!("missing {list} ({why}): install the equivalents with this system's package manager");
     }
-    note(&format!("installing {list}: {why}"));
+    note(&format!("installing {list} (a minute or two): {why}"));
     let remedy = || format!("missing {list} ({why}): run `sudo apt-get install {list}` and try again");
     if try_install(packages).is_ok() {
         return Ok(());
@@ -73,19 +77,9 @@ fn try_install(packages: &[&str]) -> Result<()> {
     let Some(mut command) = Root::detect().command("apt-get", &envs) else {
         bail!("neither root nor a password-less sudo is available");
     };
-    exec_shown(
-        command
-            .args([
-                "install",
-                "--yes",
-                "--quiet",
-                "--quiet",
-                "--no-install-recommends",
-                "--option",
-                "Dpkg::Use-Pty=0",
-            ])
-            .args(packages),
-    )
+    command.args(["install", "--yes", "--quiet", "--quiet", "--no-install-recommends"]).args(packages);
+    // A line for every unpacked package hides what matters; errors go to stderr.
+    exec_shown(command.stdout(Stdio::null()))
 }
 
 #[cfg(test)]
