@@ -125,6 +125,8 @@ fn describe(program: u32) -> String {
 }
 
 fn attach(instance: &Instance, ebpf: &mut Ebpf, device: &str, wanted: XdpMode) -> Result<Mode> {
+    // A program that the verifier refuses would be refused in generic mode as well.
+    load::xdp(ebpf)?;
     let generic = |ebpf: &mut Ebpf| attach_in(instance, ebpf, device, AyaMode::Skb).map(|()| Mode::Generic);
     let native = |ebpf: &mut Ebpf| attach_in(instance, ebpf, device, AyaMode::Driver).map(|()| Mode::Native);
     match wanted {

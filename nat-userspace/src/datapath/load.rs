@@ -5,9 +5,10 @@
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{RawTracePoint, SchedClassifier, Xdp},
+    programs::{ProgramError, RawTracePoint, SchedClassifier, Xdp},
 };
 use nat_common::abi::{config::NO_SLOT, names};
+use tracing::debug;
 
 use super::pin::{self, Instance};
 
@@ -102,7 +103,7 @@ impl Loader {
 pub fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
     let program: &mut Xdp = program(ebpf, names::PROGRAM_XDP)?.try_into()?;
     if program.fd().is_err() {
-        program.load().with_context(|| refused(names::PROGRAM_XDP))?;
+        program.load().map_err(|error| refused(names::PROGRAM_XDP, error))?;
     }
     Ok(program)
 }
@@ -115,7 +116,7 @@ pub fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
 pub fn guard(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {
     let program: &mut SchedClassifier = program(ebpf, names::PROGRAM_GUARD)?.try_into()?;
     if program.fd().is_err() {
-        program.load().with_context(|| refused(names::PROGRAM_GUARD))?;
+        program.load().map_err(|error| refused(names::PROGRAM_GUARD, error))?;
     }
     Ok(program)
 }
@@ -127,13 +128,25 @@ pub fn guard(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {
 /// As [`xdp`].
 pub fn sweep(ebpf: &mut Ebpf) -> Result<()> {
     let program: &mut RawTracePoint = program(ebpf, names::PROGRAM_SWEEP)?.try_into()?;
-    program.load().with_context(|| refused(names::PROGRAM_SWEEP))
+    program.load().map_err(|error| refused(names::PROGRAM_SWEEP, error))
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::programs::Program> {
     ebpf.program_mut(name).with_context(|| format!("the BPF object has no program `{name}`"))
 }
 
-fn refused(name: &str) -> String {
-    format!("the kernel refused program `{name}`")
+/// Lines of the verifier's log that go into an error: the reason is at the end.
+const LOG_LINES: usize = 12;
+
+/// The error of a program that did not load, with the end of the verifier's log; all of it goes to the debug log.
+fn refused(name: &str, error: ProgramError) -> anyhow::Error {
+    let ProgramError::LoadError { io_error, verifier_log } = error else {
+        return anyhow::Error::from(error).context(format!("loading program `{name}`"));
+    };
+    let log = verifier_log.to_string();
+    debug!("verifier log of `{name}`:\n{log}");
+    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    let end = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n  ");
+    anyhow::Error::from(io_error)
+        .context(format!("the kernel refused program `{name}`, saying at last:\n  {end}\n"))
 }
