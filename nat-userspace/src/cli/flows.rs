@@ -118,10 +118,9 @@ fn print(
     }
     let shown = flows.flows.len();
     let what = if shown == found {
-        format!("{} flows", units::grouped(found as u64))
+        units::counted(found, "flow")
     } else {
-        let (shown, found) = (units::grouped(shown as u64), units::grouped(found as u64));
-        format!("{shown} of {found} flows (--limit 0 shows all)")
+        format!("{} of {} (--limit 0 shows all)", units::grouped(shown as u64), units::counted(found, "flow"))
     };
     let headline = presence.headline(&instance.name, &what);
     writeln!(out, "{}", format.style.paint(headline.0, &headline.1))?;
@@ -141,18 +140,18 @@ fn columns(instance: &Instance) -> Columns<'_, Flow> {
         .text("DESTINATION", |flow| flow.destination.into())
         .number("IDLE", move |flow| seconds(flow.idle))
         .number("EXPIRES", move |flow| seconds(flow.expires))
-        .number("PKTS OUT", |flow| units::short(flow.out.packets).into())
-        .spare(3)
-        .number("IN", |flow| units::short(flow.r#in.packets).into())
-        .spare(3)
-        .number("BYTES OUT", |flow| units::short(flow.out.bytes).into())
-        .spare(2)
-        .number("IN", |flow| units::short(flow.r#in.bytes).into())
+        .text("BYTES OUT/IN", |flow| both(flow.out.bytes, flow.r#in.bytes))
         .spare(1)
+        .text("PKTS OUT/IN", |flow| both(flow.out.packets, flow.r#in.packets))
+        .spare(2)
         .number("AGE", move |flow| seconds(flow.age))
-        .spare(4)
+        .spare(3)
         .text("RULE", |flow| instance.rule_name(flow.rule).into())
-        .spare(5)
+        .spare(4)
+}
+
+fn both(out: u64, inward: u64) -> Cell {
+    format!("{}/{}", units::short(out), units::short(inward)).into()
 }
 
 fn paint(state: State) -> Paint {

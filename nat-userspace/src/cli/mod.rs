@@ -14,6 +14,9 @@ pub mod status;
 pub mod units;
 pub mod watch;
 
+#[cfg(test)]
+mod snapshot;
+
 use std::{io, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -37,12 +40,12 @@ pub struct Cli {
 /// What a newcomer does next.
 const START: &str = "\
 Start with:
-  sudo natgw demo                    see it work in throw-away namespaces, nothing else is touched
-  natgw check --config natgw.toml    check a configuration and print its port plan, without root
-  sudo natgw run --config natgw.toml translate; logs `ready` when packets are being translated
+  natgw check --config natgw.toml       check a configuration and print its port plan, without root
+  sudo natgw run --config natgw.toml    translate; logs `ready` when packets are being translated
+  sudo natgw status                     is it translating, since when, what needs attention
 
-While it runs, or after the daemon died: natgw status, natgw flows, natgw ports, natgw stats.
-`natgw <command> --help` explains each command. Exit codes: 0 done, 1 failed, 2 usage or configuration error.";
+Then, also while the daemon is down: natgw flows, natgw ports, natgw stats. To end: natgw detach.
+`natgw <command> --help` explains each. Exit codes: 0 done, 1 failed, 2 usage or configuration.";
 
 /// Also says whether this binary carries the BPF object.
 const LONG_VERSION: &str = if include_bytes!(concat!(env!("OUT_DIR"), "/natgw.bpf.o")).is_empty() {
@@ -108,3 +111,6 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
         io.or(json) == Some(io::ErrorKind::BrokenPipe)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,29 +59,30 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     watch::repeat(&args.read, |out, format, _| {
         let (tables, instance, presence) = args.read.read(format)?;
-        let backend = args.backend.as_ref().map(|wanted| read::backend_address(&instance, wanted));
-        let filter = Filter {
-            backend: backend.transpose()?,
-            class: args.protocol,
-            expired: true,
-            ..Filter::default()
-        };
+        let filter = args.filter(&instance)?;
         let flows = read::flows(&tables, &instance, &filter)?;
         let ports = PortUse::of(&instance, &flows.flows);
-        print(out, format, args, &filter, &instance, presence, &ports)?;
+        print(out, format, args, &instance, presence, &ports)?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+impl Args {
+    fn filter(&self, instance: &Instance) -> anyhow::Result<Filter> {
+        let backend = self.backend.as_ref().map(|wanted| read::backend_address(instance, wanted));
+        Ok(Filter { backend: backend.transpose()?, class: self.protocol, expired: true, ..Filter::default() })
+    }
 }
 
 fn print(
     out: &mut dyn Write,
     format: Format,
     args: &Args,
-    filter: &Filter,
     instance: &Instance,
     presence: Presence,
     ports: &PortUse<'_>,
 ) -> anyhow::Result<()> {
+    let filter = args.filter(instance)?;
     let admits = |backend: std::net::Ipv4Addr, protocol: &str| {
         filter.backend.is_none_or(|wanted| backend.octets() == wanted)
             && filter.class.is_none_or(|wanted| protocol == crate::view::flows::class_name(wanted))
@@ -95,7 +96,7 @@ fn print(
         if format.json {
             return render::array(out, rows.iter(), format.one_line);
         }
-        writeln!(out, "{}", headline(&format!("{} destinations", units::grouped(rows.len() as u64))))?;
+        writeln!(out, "{}", headline(&units::counted(rows.len(), "destination")))?;
         return Ok(render::table(out, format.style, &destination_columns(), &rows)?);
     }
     let mut rows = ports.rows();
@@ -103,7 +104,7 @@ fn print(
     if format.json {
         return render::array(out, rows.iter(), format.one_line);
     }
-    writeln!(out, "{}", headline(&format!("{} port blocks", units::grouped(rows.len() as u64))))?;
+    writeln!(out, "{}", headline(&units::counted(rows.len(), "port block")))?;
     Ok(render::table(out, format.style, &columns(), &rows)?)
 }
 
@@ -144,7 +145,7 @@ fn columns<'a>() -> Columns<'a, PortRow> {
         .number("USED", |row| units::grouped(row.used).into())
         .number("REFUSED", |row| refused(row.refused))
         .text("WORST", worst)
-        .number("", |row| match row.worst_destination {
+        .number("IN USE", |row| match row.worst_destination {
             Some(_) => share(row.worst_used.into(), row.allocated_total.into()),
             None => "".into(),
         })
@@ -159,7 +160,7 @@ fn destination_columns<'a>() -> Columns<'a, DestinationRow> {
         .text("DESTINATION", |row| row.destination.into())
         .number("USED", |row| units::grouped(row.used).into())
         .number("OF", |row| units::grouped(row.allocated).into())
-        .number("", |row| share(row.used.into(), row.allocated.into()))
+        .number("IN USE", |row| share(row.used.into(), row.allocated.into()))
         .number("NEXT FREE IN", |row| units::duration(row.next_release_seconds).into())
 }
 

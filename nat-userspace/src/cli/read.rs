@@ -106,8 +106,8 @@ impl Presence {
             // A notice that cannot be shown is no reason to fail.
             let _closed_pipe = writeln!(
                 io::stderr(),
-                "natgw: the daemon of instance `{name}` is not running (last sign of life {seconds} s ago); this is \
-                 read from its pinned tables, translation goes on"
+                "natgw: the daemon of instance `{name}` is not running (last sign of life {seconds} s ago): \
+                 reading its pinned tables"
             );
         }
     }

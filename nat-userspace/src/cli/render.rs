@@ -107,6 +107,7 @@ type Contents<'a, T> = Box<dyn Fn(&T) -> Cell + 'a>;
 struct Column<'a, T> {
     title: &'static str,
     right: bool,
+    wraps: bool,
     spare: u8,
     cell: Contents<'a, T>,
 }
@@ -134,7 +135,16 @@ impl<'a, T> Columns<'a, T> {
     }
 
     fn add(mut self, title: &'static str, right: bool, cell: impl Fn(&T) -> Cell + 'a) -> Self {
-        self.0.push(Column { title, right, spare: 0, cell: Box::new(cell) });
+        self.0.push(Column { title, right, wraps: false, spare: 0, cell: Box::new(cell) });
+        self
+    }
+
+    /// The column just added is the last one, and continues on further lines where it is too long.
+    #[must_use]
+    pub fn wraps(mut self) -> Self {
+        if let Some(last) = self.0.last_mut() {
+            last.wraps = true;
+        }
         self
     }
 
@@ -174,17 +184,18 @@ pub fn table<T>(out: &mut dyn Write, style: Style, columns: &Columns<'_, T>, row
     Ok(())
 }
 
-/// Leaves out spare columns, then narrows the gaps, then the widest text, until a line fits. Returns the gap.
+/// Leaves out spare columns until a line fits with the gaps narrowed, then shortens the widest text. Returns the gap.
 fn fit<T>(shown: &mut Vec<(&Column<'_, T>, usize)>) -> usize {
     let total = |shown: &[(&Column<'_, T>, usize)], gap: usize| {
         shown.iter().map(|(_, width)| width).sum::<usize>() + gap * shown.len().saturating_sub(1)
     };
-    while total(shown, 2) > WIDTH {
+    while total(shown, 1) > WIDTH {
         let spare = (0..shown.len()).filter(|at| shown[*at].0.spare > 0).max_by_key(|at| shown[*at].0.spare);
         let Some(spare) = spare else { break };
         shown.remove(spare);
     }
-    let gap = if total(shown, 2) > WIDTH { 1 } else { 2 };
+    let wraps = shown.iter().any(|(column, _)| column.wraps);
+    let gap = if total(shown, 2) > WIDTH && !wraps { 1 } else { 2 };
     while total(shown, gap) > WIDTH {
         let text = shown.iter_mut().filter(|(column, width)| !column.right && *width > NARROWEST);
         let Some((_, width)) = text.max_by_key(|(_, width)| *width) else { break };
@@ -201,20 +212,33 @@ fn line<T>(
     gap: usize,
 ) -> io::Result<()> {
     let mut pending = 0;
+    let mut rest = (0, Vec::new());
     for ((column, width), cell) in columns.iter().zip(cells) {
-        let text = shortened(cell.text(), *width);
+        let mut text = cell.text();
+        if column.wraps {
+            let mut pieces = wrapped(&text, *width).into_iter();
+            text = Cow::Owned(pieces.next().unwrap_or_default());
+            let before = columns.iter().map(|(_, width)| width + gap).sum::<usize>() - width - gap;
+            rest = (before, pieces.map(|piece| (cell.0, piece)).collect());
+        }
+        let text = shortened(text, *width);
         let padding = width.saturating_sub(width_of(&text));
         let before = pending + if column.right { padding } else { 0 };
-        if !text.is_empty() {
+        if text.is_empty() {
+            pending = before;
+        } else {
             write!(out, "{:before$}{}", "", style.paint(cell.0, &text))?;
             pending = 0;
-        } else {
-            pending = before;
         }
         // Held back until something follows: no line ends in blanks.
         pending += gap + if column.right { 0 } else { padding };
     }
-    writeln!(out)
+    writeln!(out)?;
+    let (before, pieces) = rest;
+    for (paint, piece) in pieces {
+        writeln!(out, "{:before$}{}", "", style.paint(paint, &piece))?;
+    }
+    Ok(())
 }
 
 fn shortened(text: Cow<'_, str>, width: usize) -> Cow<'_, str> {

@@ -140,10 +140,12 @@ fn columns(stats: &Stats) -> Columns<'_, Row> {
             Row::Reason(reason) => rate(of(*reason)).into(),
         });
     }
-    columns.text("MEANING", |row| match row {
-        Row::Fate(..) => Cell::from(""),
-        Row::Reason(reason) => Cell(Paint::Dim, reason.help().to_owned()),
-    })
+    columns
+        .text("MEANING", |row| match row {
+            Row::Fate(..) => Cell::from(""),
+            Row::Reason(reason) => Cell(Paint::Dim, reason.help().to_owned()),
+        })
+        .wraps()
 }
 
 /// A rate as a short count.

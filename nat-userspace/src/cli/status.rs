@@ -40,7 +40,7 @@ Examples:
 /// Show whether packets are being translated, since when, and what needs attention.
 ///
 /// Reads the pinned tables, so that it works without the daemon; what only the daemon knows (errors, events, duration
-/// of sweeps) is missing then. The whole flow table is read, which takes about a second for a million flows.
+/// of sweeps) is missing then. The whole flow table is read, which takes about two seconds for a million flows.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -136,11 +136,14 @@ fn modes() -> HashMap<u32, &'static str> {
 }
 
 fn print(out: &mut dyn Write, style: Style, status: &Status) -> anyhow::Result<()> {
-    let (paint, word) =
-        if status.translating { (Paint::Good, "translating") } else { (Paint::Bad, "NOT translating") };
     let daemon = if status.daemon.running { "" } else { " (daemon down)" };
-    let age = units::duration(status.uptime_seconds);
-    let headline = format!("{}: {word}{daemon}, tables made {} ({age} ago)", status.name, status.since);
+    let (since, age) = (&status.since, units::duration(status.uptime_seconds));
+    let (paint, what) = if status.translating {
+        (Paint::Good, format!("translating{daemon}, since {since} ({age})"))
+    } else {
+        (Paint::Bad, format!("NOT translating{daemon}; its tables were made {since} ({age} ago)"))
+    };
+    let headline = format!("{}: {what}", status.name);
     writeln!(out, "{}", style.paint(paint, &headline))?;
     for problem in &status.problems {
         render::fact(out, style, "problem", &Cell(Paint::Notice, problem.clone()))?;
@@ -175,12 +178,12 @@ fn daemon_line(status: &Status) -> String {
 fn flow_facts(out: &mut dyn Write, style: Style, status: &Status) -> anyhow::Result<()> {
     let (flows, count) = (&status.flows, units::grouped);
     let live = format!(
-        "{} alive of {} ({}%), {} over and waiting for the sweep; {} MiB of kernel memory",
+        "{} alive of {} ({}%), {} over and waiting for the sweep; {} of kernel memory",
         count(flows.live),
         units::grouped(flows.max),
         units::percent(flows.live, flows.max.into()),
         count(flows.expired),
-        count(flows.table_bytes >> 20)
+        units::memory(flows.table_bytes)
     );
     render::fact(out, style, "flows", &live.into())?;
     let states: Vec<_> = flows.by_state.iter().filter(|(_, number)| **number > 0).collect();
@@ -204,14 +207,19 @@ fn flow_facts(out: &mut dyn Write, style: Style, status: &Status) -> anyhow::Res
         render::fact(out, style, "worst ports", &Cell(paint, text))?;
     }
     let sweep = &status.sweep;
-    let took = sweep.milliseconds.map(|took| format!(" in {took:.1} ms")).unwrap_or_default();
-    let passes = sweep.passes.map(|passes| format!(", pass {}", count(passes))).unwrap_or_default();
-    let swept = format!(
-        "{} entries read, {} flows reclaimed{took}{passes}; {} left for the next",
-        count(sweep.visited),
-        count(sweep.reclaimed),
-        count(sweep.pending)
-    );
+    let swept = match sweep.seconds_ago {
+        None => "none yet".to_owned(),
+        Some(seconds) => {
+            let took = sweep.milliseconds.map(|took| format!(" in {took:.1} ms")).unwrap_or_default();
+            format!(
+                "{} ago: {} entries read{took}, {} flows reclaimed, {} left for the next",
+                units::duration(seconds),
+                count(sweep.visited),
+                count(sweep.reclaimed),
+                count(sweep.pending)
+            )
+        }
+    };
     render::fact(out, style, "last sweep", &swept.into())?;
     if !status.attention.is_empty() {
         let counts = status.attention.iter().map(|(reason, number)| format!("{} {reason}", count(*number)));

@@ -86,7 +86,7 @@ pub(crate) fn instance() -> Instance {
         meta: Meta { magic: META_MAGIC, abi_version: ABI_VERSION, max_flows: 1 << 20, created: ago(7300) },
         control: Control { epoch: 3, heartbeat: NOW - 1, guarded: 1, ..Control::zeroed() },
         table: Table { flows: 12, burst: 1, swept: 345, taken_over: 6 },
-        sweep: SweepArgs { visited: 24, reclaimed: 2, pending: 1, ..SweepArgs::zeroed() },
+        sweep: SweepArgs { visited: 24, reclaimed: 2, pending: 1, now: ago(3), ..SweepArgs::zeroed() },
         interfaces: vec![interface("lan0", 2, ROLE_INSIDE), vlan, PortConfig::zeroed()],
         backends: vec![
             backend(BACKEND, ""),
@@ -177,14 +177,24 @@ pub(crate) fn specs() -> Vec<Spec> {
         TCP,
         Spec { source: (DB1, 5432), slot: 1, frontend: (SECOND, 1039), idle: 200, packets: 7, ..TCP },
         Spec { bits: state::SYN_OUT, source: (BACKEND, 40_001), frontend: (FRONTEND, 1025), idle: 1, ..TCP },
-        Spec { bits: established | state::FIN_OUT, source: (BACKEND, 40_002), frontend: (FRONTEND, 1026), ..TCP },
+        Spec {
+            bits: established | state::FIN_OUT,
+            source: (BACKEND, 40_002),
+            frontend: (FRONTEND, 1026),
+            ..TCP
+        },
         Spec {
             bits: established | state::FIN_OUT | state::FIN_IN,
             source: (BACKEND, 40_003),
             frontend: (FRONTEND, 1027),
             ..TCP
         },
-        Spec { bits: state::SYN_OUT | state::RST, source: (BACKEND, 40_004), frontend: (FRONTEND, 1028), ..TCP },
+        Spec {
+            bits: state::SYN_OUT | state::RST,
+            source: (BACKEND, 40_004),
+            frontend: (FRONTEND, 1028),
+            ..TCP
+        },
         // Over for a long time, but not reclaimed.
         Spec { source: (BACKEND, 40_005), frontend: (FRONTEND, 1029), idle: 250, ..TCP },
         // Over a moment ago: its port is not free yet.
@@ -197,7 +207,15 @@ pub(crate) fn specs() -> Vec<Spec> {
         idle: 30 + u32::from(number),
         ..udp
     }));
-    specs.push(Spec { class: CLASS_ICMP, bits: 0, source: (DB1, 77), slot: 1, frontend: (FRONTEND, 1033), destination: ([8, 8, 8, 8], 0), ..TCP });
+    specs.push(Spec {
+        class: CLASS_ICMP,
+        bits: 0,
+        source: (DB1, 77),
+        slot: 1,
+        frontend: (FRONTEND, 1033),
+        destination: ([8, 8, 8, 8], 0),
+        ..TCP
+    });
     // On a port that the backend no longer has.
     specs.push(Spec { source: (BACKEND, 40_007), frontend: (FRONTEND, 9000), ..TCP });
     specs

@@ -104,11 +104,7 @@ pub struct Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d] = self.address;
-        // Padding applies to the whole, which most often has none: a million flows are printed this way.
-        match f.width() {
-            None => write!(f, "{a}.{b}.{c}.{d}:{}", u16::from_be_bytes(self.port)),
-            Some(_) => f.pad(&self.to_string()),
-        }
+        write!(f, "{a}.{b}.{c}.{d}:{}", u16::from_be_bytes(self.port))
     }
 }
 

@@ -12,3 +12,5 @@ pub mod status;
 
 #[cfg(test)]
 pub(crate) mod example;
+#[cfg(test)]
+mod tests;

@@ -41,7 +41,8 @@ pub struct PortRow {
     pub used: u32,
     /// Flows on them.
     pub flows: u64,
-    /// New flows refused because no port was free; of the backend and protocol, the same in all its rows.
+    /// New flows refused because no port was free; of the backend and protocol, the same in all its rows, but 0 in
+    /// draining ones, which get no new flows.
     pub refused: u64,
     /// New flows refused for want of room in the flow table; likewise.
     pub refused_table: u64,
@@ -167,7 +168,8 @@ impl<'a> PortUse<'a> {
             let worst = worst.get(&slot);
             let mut first = 0;
             for (index, segment) in segments(grant).iter().enumerate() {
-                let used = self.bits.get(&slot).map_or(0, |words| held(words, first, u32::from(segment.count)));
+                let used =
+                    self.bits.get(&slot).map_or(0, |words| held(words, first, u32::from(segment.count)));
                 first += u32::from(segment.count);
                 let last = segment.first + (segment.count.max(1) - 1);
                 rows.push(PortRow {
@@ -187,6 +189,8 @@ impl<'a> PortUse<'a> {
                 range: [first.copied().unwrap_or(0), last.copied().unwrap_or(0)],
                 used: u32::try_from(draining.ports.len()).unwrap_or(u32::MAX),
                 flows: draining.flows,
+                refused: 0,
+                refused_table: 0,
                 draining: true,
                 ..self.row(*slot, draining.rule, *public)
             });
@@ -232,7 +236,9 @@ impl<'a> PortUse<'a> {
         let mut rows = Vec::new();
         for (slot, mut destinations) in by_grant {
             destinations.sort_unstable_by_key(|(destination, towards)| (Reverse(towards.used), *destination));
-            rows.extend(destinations.iter().take(limit).map(|(to, towards)| self.destination(slot, *to, *towards)));
+            rows.extend(
+                destinations.iter().take(limit).map(|(to, towards)| self.destination(slot, *to, *towards)),
+            );
         }
         rows.sort_by_cached_key(|row| {
             (row.rule.clone(), row.backend, class_order(row.protocol), Reverse(row.used), row.destination)
@@ -296,7 +302,8 @@ fn segment_of(grant: &Grant, number: u32) -> Option<usize> {
 
 /// Bits set among `count` from `first` on.
 fn held(words: &[u64], first: u32, count: u32) -> u32 {
-    let bit = |number: u32| words.get(number as usize / 64).is_some_and(|word| word >> (number % 64) & 1 == 1);
+    let bit =
+        |number: u32| words.get(number as usize / 64).is_some_and(|word| word >> (number % 64) & 1 == 1);
     let set = (first..first + count).filter(|number| bit(*number)).count();
     u32::try_from(set).unwrap_or(u32::MAX)
 }

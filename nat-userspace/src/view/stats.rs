@@ -227,9 +227,8 @@ impl Stats {
     #[must_use]
     pub fn since(mut self, earlier: &Self, seconds: f64) -> Self {
         let rate = |now: u64, then: u64| per_second(now.saturating_sub(then), seconds);
-        let verdict = |reason: &Reason| {
-            (reason.name(), rate(self.verdicts.of(*reason), earlier.verdicts.of(*reason)))
-        };
+        let verdict =
+            |reason: &Reason| (reason.name(), rate(self.verdicts.of(*reason), earlier.verdicts.of(*reason)));
         self.rates = Some(Rates {
             interval_seconds: (seconds * 1000.0).round() / 1000.0,
             packets_seen: rate(self.packets_seen, earlier.packets_seen),

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The state of an instance at a glance.
 
-use std::{collections::{BTreeMap, HashMap}, fmt::Write as _, net::Ipv4Addr, time::SystemTime};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+    net::Ipv4Addr,
+    time::SystemTime,
+};
 
 use nat_common::{
     abi::{
-        config::{CLASSES, PortConfig, ROLE_INSIDE, ROLE_OUTSIDE, SweepArgs, name_of},
+        config::{CLASSES, PortConfig, ROLE_INSIDE, ROLE_OUTSIDE, name_of},
         counters::Reason,
         flow::KERNEL_BYTES_PER_FLOW,
     },
@@ -176,6 +181,8 @@ pub struct Sweep {
     pub passes: Option<u64>,
     /// How long the last one took; likewise.
     pub milliseconds: Option<f64>,
+    /// Seconds since it began; `null`: there has been none.
+    pub seconds_ago: Option<u64>,
     /// Entries it looked at, both halves.
     pub visited: u64,
     /// Flows it reclaimed.
@@ -211,7 +218,7 @@ impl Status {
             rules: rules(instance, flows),
             flows: FlowSummary::new(instance, flows, unpaired),
             worst_port_use: PortUse::of(instance, flows).worst(),
-            sweep: Sweep::new(&instance.sweep, daemon),
+            sweep: Sweep::new(instance, daemon),
             attention: attention(stats),
             integrity: stats.integrity,
             errors: daemon.map_or_else(Vec::new, |daemon| lines(&daemon.errors)),
@@ -237,10 +244,10 @@ impl Status {
             }
         }
         if !self.daemon.running {
+            let seconds = self.daemon.heartbeat_seconds;
             problems.push(format!(
-                "the daemon is not running (last sign of life {} s ago): translation goes on, but nothing is \
-                 swept, and routes are looked up more often",
-                self.daemon.heartbeat_seconds
+                "the daemon is not running (last sign of life {seconds} s ago): nothing is swept or reloaded until \
+                 `natgw run` is started again"
             ));
         }
         if let Some(worst) = self.worst_port_use.as_ref().filter(|worst| worst.binding) {
@@ -250,7 +257,10 @@ impl Status {
             ));
         }
         if self.flows.unpaired_halves != 0 {
-            problems.push(format!("{} halves of flows have no counterpart: a defect", self.flows.unpaired_halves));
+            problems.push(format!(
+                "{} halves of flows have no counterpart: a defect",
+                self.flows.unpaired_halves
+            ));
         }
         if !self.integrity.consistent {
             problems.push(format!("{} packets have no verdict: a defect", self.integrity.unaccounted));
@@ -280,9 +290,8 @@ fn interfaces(from: &Sources<'_>) -> Vec<Interface> {
     };
     // Kernels before 6.6 keep the guard without a link; then the daemon's word in the tables is all there is.
     let linked = attachments.iter().any(|link| link.kind == AttachmentKind::Guard);
-    let guarded = |port: &PortConfig| {
-        attached(AttachmentKind::Guard, port) || !linked && instance.control.guarded == 1
-    };
+    let guarded =
+        |port: &PortConfig| attached(AttachmentKind::Guard, port) || !linked && instance.control.guarded == 1;
     let interface = |port: &PortConfig| {
         let name = name_of(&port.name);
         let known = daemon.and_then(|daemon| daemon.interfaces.iter().find(|known| known.name == name));
@@ -368,8 +377,11 @@ impl FlowSummary {
 }
 
 impl Sweep {
-    fn new(args: &SweepArgs, daemon: Option<&DaemonStatus>) -> Self {
+    fn new(instance: &Instance, daemon: Option<&DaemonStatus>) -> Self {
+        let args = &instance.sweep;
+        let ago = tick::to_seconds(instance.now.saturating_sub(args.now));
         Self {
+            seconds_ago: (args.now != 0).then_some(ago),
             passes: daemon.map(|daemon| daemon.sweep.passes),
             milliseconds: daemon.map(|daemon| daemon.sweep.milliseconds),
             visited: args.visited,
