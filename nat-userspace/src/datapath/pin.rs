@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::{
     Pod,
     maps::{Array, HashMap, Map, MapData, MapInfo, MapType},
@@ -320,7 +320,7 @@ pub fn examine(instance: &Instance, object: &[u8]) -> Result<Existing> {
         let path = instance.map(name);
         let info = MapInfo::from_pin(&path)
             .with_context(|| format!("map `{name}` is not pinned at `{}`; {remedy}", path.display()))?;
-        compare(name, &wanted, &info).with_context(|| remedy.clone())?;
+        compare(name, &wanted, &info).map_err(|mismatch| anyhow!("{mismatch:#}; {remedy}"))?;
     }
     Ok(Existing::Adoptable(meta))
 }
