@@ -124,10 +124,7 @@ fn print(
     };
     let headline = presence.headline(&instance.name, &what);
     writeln!(out, "{}", format.style.paint(headline.0, &headline.1))?;
-    if shown > 0 {
-        render::table(out, format.style, &columns(instance), &flows.flows)?;
-    }
-    Ok(())
+    Ok(render::table(out, format.style, &columns(instance), &flows.flows)?)
 }
 
 fn columns(instance: &Instance) -> Columns<'_, Flow> {

@@ -162,12 +162,15 @@ fn width_of(text: &str) -> usize {
     text.chars().count()
 }
 
-/// Writes a table. Cells are made twice, once to measure, so that a million rows need no memory.
+/// Writes a table; nothing when there are no rows. Cells are made twice, once to measure, so that a million rows need no memory.
 ///
 /// # Errors
 ///
 /// Of the writer.
 pub fn table<T>(out: &mut dyn Write, style: Style, columns: &Columns<'_, T>, rows: &[T]) -> io::Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
     let measured = |column: &Column<'_, T>| {
         let cells = rows.iter().map(|row| width_of(&(column.cell)(row).text()));
         cells.chain([width_of(column.title)]).max().unwrap_or(0)

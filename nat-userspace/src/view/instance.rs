@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One reading of everything but flows and counters.
 
-use std::{fmt, net::Ipv4Addr};
+use std::{
+    fmt::{self, Write as _},
+    net::Ipv4Addr,
+};
 
 use nat_common::{
     Tick,
     abi::config::{
-        BackendInfo, CLASSES, Control, Frontend, Grant, GrantState, HEARTBEAT_TICKS, Meta, PortConfig, Rule,
-        SweepArgs, Table, name_of,
+        BackendInfo, CLASSES, Control, Frontend, Grant, GrantState, HEARTBEAT_TICKS, Meta, PortConfig,
+        ROLE_INSIDE, ROLE_OUTSIDE, Rule, SweepArgs, Table, name_of,
     },
     tick,
 };
@@ -118,4 +121,26 @@ impl Serialize for Endpoint {
 #[must_use]
 pub fn address(bytes: [u8; 4]) -> Ipv4Addr {
     Ipv4Addr::from(bytes)
+}
+
+/// `aa:bb:cc:dd:ee:ff`.
+#[must_use]
+pub fn mac(bytes: [u8; 6]) -> String {
+    let mut text = String::new();
+    for byte in bytes {
+        let separator = if text.is_empty() { "" } else { ":" };
+        // Writing to a string does not fail.
+        let _infallible = write!(text, "{separator}{byte:02x}");
+    }
+    text
+}
+
+/// Name of a port's role in tables and JSON.
+#[must_use]
+pub const fn role_name(role: u8) -> &'static str {
+    match (role & ROLE_INSIDE != 0, role & ROLE_OUTSIDE != 0) {
+        (true, true) => "both",
+        (true, false) => "inside",
+        _ => "outside",
+    }
 }

@@ -3,14 +3,13 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt::Write as _,
     net::Ipv4Addr,
     time::SystemTime,
 };
 
 use nat_common::{
     abi::{
-        config::{CLASSES, PortConfig, ROLE_INSIDE, ROLE_OUTSIDE, name_of},
+        config::{CLASSES, PortConfig, ROLE_OUTSIDE, name_of},
         counters::Reason,
         flow::KERNEL_BYTES_PER_FLOW,
     },
@@ -21,7 +20,7 @@ use serde::Serialize;
 
 use super::{
     flows::{Flow, State},
-    instance::{Instance, address},
+    instance::{Instance, address, mac, role_name},
     ports::{DestinationRow, PortUse},
     stats::Stats,
 };
@@ -310,24 +309,6 @@ fn interfaces(from: &Sources<'_>) -> Vec<Interface> {
         }
     };
     instance.interfaces.iter().filter(|port| port.role != 0).map(interface).collect()
-}
-
-const fn role_name(role: u8) -> &'static str {
-    match (role & ROLE_INSIDE != 0, role & ROLE_OUTSIDE != 0) {
-        (true, true) => "both",
-        (true, false) => "inside",
-        _ => "outside",
-    }
-}
-
-fn mac(bytes: [u8; 6]) -> String {
-    let mut text = String::new();
-    for byte in bytes {
-        let separator = if text.is_empty() { "" } else { ":" };
-        // Writing to a string does not fail.
-        let _infallible = write!(text, "{separator}{byte:02x}");
-    }
-    text
 }
 
 fn rules(instance: &Instance, flows: &[Flow]) -> Vec<RuleSummary> {
