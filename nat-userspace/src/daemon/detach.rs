@@ -32,7 +32,10 @@ pub async fn detach(instance: &Instance) -> Result<Vec<String>> {
         done.push(format!("XDP program removed from `{device}`"));
     }
     let mut guarded = instance.guard_interfaces()?;
-    guarded.extend(guard::filters());
+    if !guard::has_tcx() {
+        // Filters have no pins to find them by.
+        guarded = Netlink::open()?.devices().await?.into_iter().map(|device| device.name).collect();
+    }
     for interface in guarded {
         if guard::remove(instance, &interface)? {
             done.push(format!("guard removed from `{interface}`"));

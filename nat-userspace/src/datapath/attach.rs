@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Attaches the XDP program to devices, through links that are pinned and therefore outlive this process.
 
-use std::{fs, io};
+use std::{fs, io, os::fd::AsFd as _};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
@@ -15,7 +15,7 @@ use aya::{
 };
 use tracing::{info, warn};
 
-use super::{load, pin::Instance};
+use super::{load, pin::Instance, refusal};
 use crate::config::XdpMode;
 
 /// How a program came to run.
@@ -145,7 +145,16 @@ fn attach(instance: &Instance, ebpf: &mut Ebpf, device: &str, wanted: XdpMode) -
 
 fn attach_in(instance: &Instance, ebpf: &mut Ebpf, device: &str, mode: AyaMode) -> Result<()> {
     let program = load::xdp(ebpf)?;
-    let id = program.attach(device, mode).map_err(explain)?;
+    let attached = program.attach(device, mode);
+    let id = match attached {
+        Ok(id) => id,
+        Err(error) => {
+            let native = matches!(mode, AyaMode::Driver);
+            let said = program.fd().ok().filter(|_| native);
+            let said = said.and_then(|program| refusal::reason(program.as_fd(), device));
+            return Err(explain(error, said));
+        }
+    };
     let link = program.take_link(id)?;
     // aya falls back to a netlink attachment on EINVAL. That one would end with this process.
     let link = FdLink::try_from(link)
@@ -159,8 +168,11 @@ fn attach_in(instance: &Instance, ebpf: &mut Ebpf, device: &str, mode: AyaMode) 
     Ok(())
 }
 
-/// Adds what an error number of the link system call means here: unlike netlink, it carries no text of the driver's.
-fn explain(error: ProgramError) -> anyhow::Error {
+/// Adds the driver's own words, else what the error number of the link system call means here.
+fn explain(error: ProgramError, said: Option<String>) -> anyhow::Error {
+    if let Some(said) = said {
+        return anyhow::Error::from(error).context(said);
+    }
     let number = match &error {
         ProgramError::SyscallError(syscall) => syscall.io_error.raw_os_error(),
         _ => None,

@@ -23,8 +23,9 @@ use super::{load, pin::Instance};
 const PRIORITY: u16 = 1;
 const HANDLE: TcHandle = TcHandle::new(0, 0x6e67);
 
-/// Whether the kernel has TCX links: since Linux 6.6.
-fn has_tcx() -> bool {
+/// Whether the kernel has TCX links, which are pinned: since Linux 6.6.
+#[must_use]
+pub fn has_tcx() -> bool {
     KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
 }
 
@@ -95,16 +96,6 @@ fn put_filter(ebpf: &mut Ebpf, interface: &str) -> Result<bool> {
     // Dropping the link would take the filter off again; it is to stay.
     std::mem::forget(program.take_link(id)?);
     Ok(new)
-}
-
-/// Interfaces that may have a guard without a pin: all, on kernels without TCX links.
-#[must_use]
-pub fn filters() -> Vec<String> {
-    if has_tcx() {
-        return Vec::new();
-    }
-    let interfaces = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-    interfaces.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 /// Takes the guard off `interface`; false: there was none.

@@ -9,4 +9,5 @@ pub mod layout;
 pub mod load;
 pub mod pin;
 pub mod ports;
+mod refusal;
 pub mod tables;
