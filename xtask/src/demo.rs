@@ -20,10 +20,10 @@ pub(crate) struct Args {
 
 pub(crate) fn run(Args { args }: &Args) -> Result<()> {
     build::all()?;
-    system::ensure_packages()?;
-    system::ensure_bpffs()?;
     let natgw = paths::natgw();
     let mut demo = as_root(Root::detect(), &natgw)?;
+    system::ensure_packages()?;
+    system::ensure_bpffs()?;
     demo.arg("demo").args(args);
     step(&shown(&demo));
     // Replaces this process: the demo gets Ctrl-C itself and its exit status is ours.
@@ -32,7 +32,10 @@ pub(crate) fn run(Args { args }: &Args) -> Result<()> {
 
 fn as_root(root: Root, natgw: &Path) -> Result<std::process::Command> {
     root.command(&natgw.to_string_lossy(), &[]).with_context(|| {
-        format!("the demo makes namespaces, for which it needs root: run `sudo {} demo`", natgw.display())
+        format!(
+            "the demo makes namespaces, for which it needs root: run `sudo -v` and this again, or as root `{} demo`",
+            natgw.display()
+        )
     })
 }
 
@@ -43,6 +46,6 @@ mod tests {
     #[test]
     fn without_root_the_command_to_run_is_named() {
         let error = as_root(Root::Unavailable, Path::new("/x/natgw")).expect_err("no root, no demo");
-        assert!(error.to_string().ends_with("run `sudo /x/natgw demo`"), "{error}");
+        assert!(error.to_string().ends_with("as root `/x/natgw demo`"), "{error}");
     }
 }

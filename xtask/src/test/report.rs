@@ -51,6 +51,8 @@ pub(super) struct Reader {
     skipped_here: usize,
     /// Announced by libtest, result line still to come.
     unfinished: bool,
+    /// Any binary has got as far as running.
+    started: bool,
     /// Test that libtest named last without an outcome, which it does with one thread.
     running: Option<String>,
 }
@@ -64,6 +66,7 @@ impl Reader {
             in_successes: false,
             skipped_here: 0,
             unfinished: false,
+            started: false,
             running: None,
         }
     }
@@ -76,6 +79,7 @@ impl Reader {
             self.suite = suite_name(suite);
         } else if line.starts_with("running ") && (line.ends_with(" tests") || line.ends_with(" test")) {
             self.unfinished = true;
+            self.started = true;
             self.skipped_here = 0;
         } else if line == "successes:" {
             self.in_successes = true;
@@ -113,7 +117,11 @@ impl Reader {
     pub(super) fn finish(mut self, success: bool, status: &str) -> Tally {
         if self.unfinished || (!success && self.tally.failed == 0) {
             let during = self.running.take().map(|test| format!(" while running {test}")).unwrap_or_default();
-            let what = format!("{}ended with {status}{during}, before its results", self.place());
+            let what = if self.started {
+                format!("{}ended with {status}{during}, before its results", self.place())
+            } else {
+                format!("{}did not compile or start ({status})", self.place())
+            };
             self.tally.failed += 1;
             self.tally.failures.push(what);
         }
@@ -184,6 +192,7 @@ mod tests {
         );
         let (compile_error, _) = read("error[E0425]: cannot find value\n", false);
         assert_eq!(compile_error.failed, 1);
+        assert_eq!(compile_error.failures, ["netns: basic: did not compile or start (exit status: 101)"]);
     }
 
     #[test]
