@@ -5,8 +5,9 @@ use std::{ffi::CString, fs, mem::MaybeUninit};
 
 use anyhow::{Result, bail, ensure};
 
-/// Oldest kernel: `bpf_loop`, which the port search and the sweep are written with, came with 5.17.
-const OLDEST_KERNEL: (u32, u32) = (5, 17);
+/// Oldest kernel: `bpf_xdp_load_bytes`, by which the data path reads what ICMP errors quote, came with 5.18
+/// (`bpf_loop`, for the port search, with 5.17).
+const OLDEST_KERNEL: (u32, u32) = (5, 18);
 
 /// Where the pins go.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -50,8 +51,8 @@ fn kernel(release: &str) -> Result<()> {
     let (oldest_major, oldest_minor) = OLDEST_KERNEL;
     ensure!(
         (major, minor) >= OLDEST_KERNEL,
-        "kernel {release} is too old: natgw needs Linux {oldest_major}.{oldest_minor}, where bpf_loop appeared, \
-         which its port search and idle sweep are written with; install a newer kernel"
+        "kernel {release} is too old: natgw needs Linux {oldest_major}.{oldest_minor}, where \
+         bpf_xdp_load_bytes appeared, by which its programs read packets; install a newer kernel"
     );
     Ok(())
 }
@@ -93,11 +94,11 @@ mod tests {
     #[test]
     fn kernels_are_compared_as_numbers() {
         assert!(kernel("6.1.0-13-amd64").is_ok());
-        assert!(kernel("5.17").is_ok());
+        assert!(kernel("5.18").is_ok());
         assert!(kernel("10.2.3").is_ok());
         assert!(kernel("unknown").is_ok());
-        let error = kernel("5.4.0-generic").expect_err("too old").to_string();
-        assert!(error.contains("5.4.0-generic") && error.contains("5.17"), "{error}");
+        let error = kernel("5.17.3-generic").expect_err("too old").to_string();
+        assert!(error.contains("5.17.3-generic") && error.contains("5.18"), "{error}");
     }
 
     #[test]
