@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A new configuration applies wholly or not at all, and cuts nothing that it still allows.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use nat_tests::netns::{
+    DB, Network, SERVER, STRANGER, WEB, daemon,
+    daemon::Gateway,
+    eventually,
+    traffic::{Echo, ask, connect, datagrams, exchange},
+};
+
+#[test]
+fn living_flows_survive_another_block_size() -> Result<()> {
+    let network = Network::new()?;
+    let _echo = Echo::start(&network.outside, SERVER, 80)?;
+    let gateway = Gateway::start(&network.gateway, &daemon::usual())?;
+    let mut streams = Vec::new();
+    for backend in [WEB, DB] {
+        for _ in 0..10 {
+            streams.push(connect(&network.inside, backend, SERVER, 80)?);
+        }
+    }
+    for ports in [32, 128, 8, 64] {
+        let config = daemon::config(r#"inside = ["lan0"]"#, r#"outside = ["wan0"]"#, "native", ports);
+        gateway.reload(&config)?;
+        for stream in &mut streams {
+            exchange(stream, 2000).with_context(|| format!("with {ports} ports"))?;
+        }
+        // With 8 ports, of which old flows hold some or none, a new one may have to wait. Else it starts.
+        if ports > 10 {
+            exchange(&mut connect(&network.inside, WEB, SERVER, 80)?, 1000)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_backend_is_added_and_removed() -> Result<()> {
+    let network = Network::new()?;
+    let _echo = Echo::start(&network.outside, SERVER, 53)?;
+    let gateway = Gateway::start(&network.gateway, &daemon::usual())?;
+    let socket = datagrams(&network.inside, STRANGER, 0)?;
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    ensure!(ask(&socket, SERVER, 53, b"not yet").is_err(), "translated without a rule");
+    let before = daemon::usual();
+    let more = before.replace(r#""10.0.0.5"]"#, r#""10.0.0.5", "10.0.0.200"]"#);
+    gateway.reload(&more)?;
+    eventually("the new backend is translated", Duration::from_secs(3), || {
+        Ok(ask(&socket, SERVER, 53, b"now").is_ok())
+    })?;
+    gateway.reload(&before)?;
+    let fresh = datagrams(&network.inside, STRANGER, 0)?;
+    fresh.set_read_timeout(Some(Duration::from_millis(200)))?;
+    eventually("a new flow of the removed backend is refused", Duration::from_secs(3), || {
+        let another = datagrams(&network.inside, STRANGER, 0)?;
+        another.set_read_timeout(Some(Duration::from_millis(200)))?;
+        Ok(ask(&another, SERVER, 53, b"no more").is_err())
+    })?;
+    ensure!(ask(&fresh, SERVER, 53, b"no more").is_err(), "translated without a rule");
+    // The others were not asked.
+    ask(&datagrams(&network.inside, WEB, 0)?, SERVER, 53, b"still")
+}
+
+#[test]
+fn a_bad_configuration_changes_nothing() -> Result<()> {
+    let network = Network::new()?;
+    let _echo = Echo::start(&network.outside, SERVER, 80)?;
+    let gateway = Gateway::start(&network.gateway, &daemon::usual())?;
+    let mut stream = connect(&network.inside, WEB, SERVER, 80)?;
+    let plan = gateway.json(&["ports"])?;
+    let usual = daemon::usual();
+    let bad = [
+        usual.replace("ports_per_backend = 64", "ports_per_backend = 60"),
+        usual.replace("ports_per_backend = 64", "ports_per_backend = 64000"),
+        usual.replace("ports_per_backend = 64", "prts_per_backend = 64"),
+        usual.replace(r#"pool = "web""#, r#"pool = "nobody""#),
+        usual.replace(r#""wan0""#, r#""wan7""#),
+        "not a configuration".to_owned(),
+    ];
+    for config in &bad {
+        gateway.reload(config)?;
+        exchange(&mut stream, 1000).with_context(|| config.clone())?;
+        exchange(&mut connect(&network.inside, DB, SERVER, 80)?, 1000)?;
+    }
+    let blocks = |plan: &serde_json::Value| -> Option<Vec<_>> {
+        Some(plan.as_array()?.iter().map(|row| (row["backend"].clone(), row["range"].clone())).collect())
+    };
+    ensure!(blocks(&gateway.json(&["ports"])?) == blocks(&plan), "the blocks have changed");
+    gateway.reload(&usual)?;
+    exchange(&mut stream, 1000)
+}
