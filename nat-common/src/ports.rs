@@ -88,31 +88,15 @@ pub const fn free_bit(taken: u64, valid: u64, start: u32) -> Option<u32> {
     Some(lowest_bit(if after != 0 { after } else { free }))
 }
 
-/// Number of the lowest set bit. Older BPF instruction sets have no such instruction; this is six shifts and
-/// masks, without a table.
+/// Number of the lowest set bit: the number of bits below it. Counted with arithmetic alone: BPF has no such
+/// instruction before version 4, and a branch for every bit would double the verifier's states.
 #[inline(always)]
 const fn lowest_bit(word: u64) -> u32 {
-    let lowest = word & word.wrapping_neg();
-    let mut number = 0;
-    if lowest & 0xffff_ffff_0000_0000 != 0 {
-        number |= 32;
-    }
-    if lowest & 0xffff_0000_ffff_0000 != 0 {
-        number |= 16;
-    }
-    if lowest & 0xff00_ff00_ff00_ff00 != 0 {
-        number |= 8;
-    }
-    if lowest & 0xf0f0_f0f0_f0f0_f0f0 != 0 {
-        number |= 4;
-    }
-    if lowest & 0xcccc_cccc_cccc_cccc != 0 {
-        number |= 2;
-    }
-    if lowest & 0xaaaa_aaaa_aaaa_aaaa != 0 {
-        number |= 1;
-    }
-    number
+    let below = (word & word.wrapping_neg()).wrapping_sub(1);
+    let pairs = below - ((below >> 1) & 0x5555_5555_5555_5555);
+    let nibbles = (pairs & 0x3333_3333_3333_3333) + ((pairs >> 2) & 0x3333_3333_3333_3333);
+    let bytes = (nibbles + (nibbles >> 4)) & 0x0f0f_0f0f_0f0f_0f0f;
+    (bytes.wrapping_mul(0x0101_0101_0101_0101) >> 56) as u32
 }
 
 /// Words of a leaf, for masking a word index.

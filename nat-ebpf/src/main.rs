@@ -1,4 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The natgw data path.
+//!
+//! A packet's way is the sequence of calls in [`forward`]: parse → look up → (miss: classify → route → allocate) →
+//! emit, which translates and sends. Each stage is a file, and ends early with a [`Verdict`]; nothing is written to
+//! a packet before everything that can fail has succeeded.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
+
+mod allocate;
+mod answer;
+mod atomic;
+mod classify;
+mod clock;
+mod constants;
+mod emit;
+mod event;
+mod frame;
+mod guard;
+mod icmp_error;
+mod lookup;
+mod maintain;
+mod maps;
+mod parse;
+mod ports;
+mod reap;
+mod route;
+mod sweep;
+mod translate;
+mod verdict;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    macros::{classifier, raw_tracepoint, xdp},
+    programs::{RawTracePointContext, TcContext, XdpContext},
+};
+
+use crate::{classify::Arrival, frame::Frame, lookup::Found, parse::Parsed, verdict::Verdict};
+
+/// Entry point on every configured device.
+#[xdp]
+pub(crate) fn natgw_xdp(ctx: XdpContext) -> u32 {
+    let Some(counters) = verdict::open(ctx.ctx) else {
+        return aya_ebpf::bindings::xdp_action::XDP_DROP;
+    };
+    let size = verdict::frame_size(ctx.ctx);
+    let mut parsed = Parsed::default();
+    let mut arrival = Arrival::default();
+    let verdict = forward(ctx.ctx, &mut parsed, &mut arrival).unwrap_or_else(|verdict| verdict);
+    let verdict = match verdict.wants_answer() {
+        Some(mtu) => answer::send(ctx.ctx, &parsed, arrival.slot, verdict, mtu),
+        None => verdict,
+    };
+    verdict::conclude(counters, size, verdict)
+}
+
+/// Decides about one frame. `Ok` and `Err` are both verdicts; `?` is the early exit.
+#[inline(always)]
+fn forward(ctx: *mut xdp_md, parsed: &mut Parsed, arrival: &mut Arrival) -> Result<Verdict, Verdict> {
+    let frame = Frame::of_xdp(ctx);
+    parse::packet(&frame, parsed)?;
+    classify::ingress(parsed, clock::now(), arrival)?;
+    let rewrite = match lookup::flow(ctx, parsed, arrival)? {
+        Found::Alive(rewrite) => rewrite,
+        Found::Missing => {
+            match classify::natgw_miss(ctx, parsed, arrival) {
+                classify::OPEN => allocate::open()?,
+                classify::ICMP_ERROR => {
+                    return Err(Verdict::from_code(icmp_error::natgw_icmp_error(ctx, parsed, arrival)));
+                }
+                code => return Err(Verdict::from_code(code)),
+            }
+            lookup::opened(&parsed.key)?
+        }
+    };
+    emit::flow(ctx, parsed, &rewrite)
+}
+
+/// Entry point on egress of every outside interface.
+#[classifier]
+pub(crate) fn natgw_guard(ctx: TcContext) -> i32 {
+    let skb: *mut __sk_buff = ctx.skb.skb;
+    guard::egress(skb)
+}
+
+/// One pass of the idle sweep, run by the daemon.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub(crate) fn natgw_sweep(_ctx: RawTracePointContext) -> i32 {
+    sweep::pass();
+    0
+}
+
+#[cfg(not(test))]
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! { loop {} }
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program in which this can be reached.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

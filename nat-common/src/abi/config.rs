@@ -331,8 +331,12 @@ pub struct SweepArgs {
     pub pending: u64,
     /// Out: flows alive by [`crate::net::timers::TimerClass`].
     pub live: [u64; TIMER_CLASSES],
+    /// Out: when the pass began.
+    pub now: Tick,
+    /// Zero.
+    pub reserved: u32,
 }
-layout!(SweepArgs, 32 + 8 * TIMER_CLASSES);
+layout!(SweepArgs, 40 + 8 * TIMER_CLASSES);
 
 /// Token bucket of generated ICMP errors on one CPU (RFC 1812 §4.3.2.8).
 #[repr(C)]

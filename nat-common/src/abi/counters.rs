@@ -90,7 +90,7 @@ reasons! {
     WrongSide = 32, "wrong_side", Dropped, "matches a flow, but arrived from the wrong side";
     FlowRace = 33, "flow_race", Dropped, "another CPU was changing the flow at the same moment";
     FlowRecycled = 34, "flow_recycled", Dropped, "the table entry changed hands while it was read";
-    ForwardingOff = 35, "forwarding_off", Dropped, "the kernel says forwarding is off on the interface it came from";
+    ForwardingOff = 35, "forwarding_off", Passed, "forwarding is off on the interface it came from, so the stack forwards nothing either";
     InvalidSource = 36, "invalid_source", Dropped, "source address that no host may have (zero, loopback, multicast, broadcast)";
     NotConfigured = 37, "not_configured", Dropped, "the data path's own tables are not there: a defect or a half-finished start";
 }

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Time.
+
+use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use nat_common::{Tick, tick};
+
+use crate::{constants, maps::CONTROL};
+
+/// The current tick. The coarse clock is a plain memory read, where the precise one reads the time-stamp counter.
+#[inline(always)]
+pub(crate) fn now() -> Tick {
+    if constants::test_clock() {
+        // SAFETY: array element, only ever written as a whole word.
+        return CONTROL.get_ptr(0).map_or(0, |control| unsafe { (*control).test_tick });
+    }
+    // SAFETY: no arguments; available to XDP and TC programs since Linux 5.11.
+    tick::from_ns(unsafe { bpf_ktime_get_coarse_ns() })
+}
+
+/// The current tick for the sweep: tracing programs have only the precise clock.
+#[inline(always)]
+pub(crate) fn now_in_sweep() -> Tick {
+    if constants::test_clock() {
+        return now();
+    }
+    // SAFETY: no arguments.
+    tick::from_ns(unsafe { bpf_ktime_get_ns() })
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! The guard: TC egress on every outside interface.
+//!
+//! XDP sends what it translates itself; such packets never come here. What comes here was sent by the host's stack:
+//! its own packets, which are let through, and what it forwards. A packet that the stack forwards from an inside
+//! interface is either one that XDP left to it because the next hop's MAC address was not known yet, and then its flow
+//! exists and it is translated here, or something that must not leave.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT},
+    helpers::generated::{
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes_relative, bpf_skb_pull_data,
+        bpf_skb_store_bytes,
+    },
+};
+use nat_common::{
+    abi::{
+        config::{BackendKey, FrontendKey, ROLE_INSIDE},
+        flow::{FlowKey, HALF_OUTBOUND},
+    },
+    net::{icmp, state},
+};
+
+use crate::{
+    atomic,
+    lookup::word,
+    maps::{BACKENDS, CONTROL, FLOWS, FRONTENDS, PORT_BY_IFINDEX, PORTS},
+    parse::{ICMP, TCP, UDP},
+    verdict,
+};
+
+/// Ethertype of IPv4 in `__sk_buff.protocol`, network byte order.
+const IPV4: u32 = 0x0800u16.to_be() as u32;
+/// Offset of the IPv4 header in the frame; VLAN tags are not in the data on egress.
+const L3: u32 = 14;
+
+/// Lets a packet out, translates it, or stops it.
+#[inline(always)]
+pub(crate) fn egress(skb: *mut __sk_buff) -> i32 {
+    // SAFETY: the program's argument.
+    let (protocol, from) = unsafe { ((*skb).protocol, (*skb).ingress_ifindex) };
+    if protocol != IPV4 || from == 0 || !is_inside(from) {
+        return TC_ACT_OK as i32;
+    }
+    match forwarded(skb) {
+        Fate::Ours => TC_ACT_OK as i32,
+        Fate::Translated => {
+            verdict::count(|counters| counters.guard_translated += 1);
+            TC_ACT_OK as i32
+        }
+        Fate::Stopped => {
+            verdict::count(|counters| counters.guard_dropped += 1);
+            TC_ACT_SHOT as i32
+        }
+    }
+}
+
+enum Fate {
+    Ours,
+    Translated,
+    Stopped,
+}
+
+#[inline(always)]
+fn is_inside(ifindex: u32) -> bool {
+    let Some(slot) = PORT_BY_IFINDEX.get_ptr(&ifindex) else { return false };
+    // SAFETY: map value and array element.
+    let Some(port) = PORTS.get_ptr(unsafe { *slot }) else { return false };
+    // SAFETY: array element.
+    unsafe { (*port).role & ROLE_INSIDE != 0 }
+}
+
+#[inline(always)]
+fn forwarded(skb: *mut __sk_buff) -> Fate {
+    let mut header = [0u8; 20];
+    if !load(skb, 0, &mut header) || header[0] >> 4 != 4 {
+        return Fate::Stopped;
+    }
+    let [source, destination] =
+        [[header[12], header[13], header[14], header[15]], [header[16], header[17], header[18], header[19]]];
+    if may_leave(source, destination) {
+        return Fate::Ours;
+    }
+    if header[6] & 0x3f != 0 || header[7] != 0 {
+        return Fate::Stopped;
+    }
+    let transport = u32::from(header[0] & 0x0f) * 4;
+    let mut first = [0u8; 8];
+    if transport < 20 || !load(skb, transport, &mut first) {
+        return Fate::Stopped;
+    }
+    let mut key = FlowKey { source, destination, protocol: header[9], ..FlowKey::default() };
+    match key.protocol {
+        TCP | UDP => {
+            key.source_port = [first[0], first[1]];
+            key.destination_port = [first[2], first[3]];
+        }
+        ICMP if first[0] == icmp::ECHO_REQUEST => key.source_port = [first[4], first[5]],
+        _ => return Fate::Stopped,
+    }
+    let Some(entry) = FLOWS.get_ptr_mut(&key) else { return Fate::Stopped };
+    let first = word(entry);
+    // SAFETY: a map value; identity compared after reading.
+    let (address, port, half) = unsafe { ((*entry).address, (*entry).port, (*entry).half) };
+    let state = (first >> 32) as u32;
+    if half & HALF_OUTBOUND == 0 || state & state::DEAD != 0 || word(entry) as u32 != key.fold() {
+        return Fate::Stopped;
+    }
+    // SAFETY: a map value.
+    unsafe {
+        atomic::add(&raw mut (*entry).packets, 1);
+        atomic::add(&raw mut (*entry).bytes, u64::from(u16::from_be_bytes([header[2], header[3]])));
+    }
+    if rewrite(skb, &key, transport, address, port) { Fate::Translated } else { Fate::Stopped }
+}
+
+/// One-armed: what the stack forwards *to* a backend also leaves by this interface. And a packet that already has a
+/// frontend's address has nothing to hide.
+#[inline(always)]
+fn may_leave(source: [u8; 4], destination: [u8; 4]) -> bool {
+    let Some(control) = CONTROL.get_ptr(0) else { return false };
+    // SAFETY: array element.
+    let bank = unsafe { (*control).bank } & 1;
+    if FRONTENDS.get_ptr(&FrontendKey { address: source, bank }).is_some() {
+        return true;
+    }
+    BACKENDS.get_ptr(&BackendKey { address: destination, bank }).is_some()
+        && BACKENDS.get_ptr(&BackendKey { address: source, bank }).is_none()
+}
+
+#[inline(always)]
+fn load<const N: usize>(skb: *mut __sk_buff, offset: u32, into: &mut [u8; N]) -> bool {
+    const FROM_NETWORK_HEADER: u32 = 1;
+    // SAFETY: the buffer has the length that is passed.
+    unsafe {
+        bpf_skb_load_bytes_relative(
+            skb.cast(),
+            offset,
+            into.as_mut_ptr().cast(),
+            N as u32,
+            FROM_NETWORK_HEADER,
+        ) == 0
+    }
+}
+
+/// The helpers know about checksums that the device is still to compute; arithmetic on the bytes would not.
+#[inline(always)]
+fn rewrite(skb: *mut __sk_buff, key: &FlowKey, transport: u32, address: [u8; 4], port: [u8; 2]) -> bool {
+    let l4 = L3 + transport;
+    let (old_address, new_address) =
+        (u64::from(u32::from_ne_bytes(key.source)), u64::from(u32::from_ne_bytes(address)));
+    let (old_port, new_port) =
+        (u64::from(u16::from_ne_bytes(key.source_port)), u64::from(u16::from_ne_bytes(port)));
+    let (checksum, port_offset, flags) = match key.protocol {
+        TCP => (l4 + 16, l4, 0),
+        UDP => (l4 + 6, l4, u64::from(BPF_F_MARK_MANGLED_0)),
+        _ => (l4 + 2, l4 + 4, 0),
+    };
+    // SAFETY: the context is the program's own; buffers have the lengths that are passed. A packet for which any step
+    // fails is dropped by the caller, so none leaves half-written.
+    unsafe {
+        bpf_skb_pull_data(skb, l4 + 8) == 0
+            && (key.protocol == ICMP
+                || bpf_l4_csum_replace(
+                    skb,
+                    checksum,
+                    old_address,
+                    new_address,
+                    flags | u64::from(BPF_F_PSEUDO_HDR) | 4,
+                ) == 0)
+            && bpf_l4_csum_replace(skb, checksum, old_port, new_port, flags | 2) == 0
+            && bpf_skb_store_bytes(skb, port_offset, port.as_ptr().cast(), 2, 0) == 0
+            && bpf_l3_csum_replace(skb, L3 + 10, old_address, new_address, 4) == 0
+            && bpf_skb_store_bytes(skb, L3 + 12, address.as_ptr().cast(), 4, 0) == 0
+    }
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Parsed packet → flow.
+//!
+//! In the steady state this is one hash lookup and a comparison of `touched` with the current tick. Once a tick and
+//! half, or when a TCP segment opens or closes something, [`maintain`] does the rest.
+
+use aya_ebpf::bindings::xdp_md;
+use nat_common::{
+    Tick,
+    abi::{
+        config::{CLASS_TCP, CLASSES, Control, MAX_RULES, ROLE_INSIDE, ROLE_OUTSIDE, rule_index},
+        counters::Reason,
+        flow::{FlowEntry, FlowKey, HALF_OUTBOUND, peer_key},
+    },
+    net::{
+        icmp,
+        state::{self, Direction},
+        timers::{self, TIMER_CLASSES, TimerClass},
+    },
+};
+
+use crate::{
+    atomic,
+    classify::Arrival,
+    maintain,
+    maps::{FLOWS, RULES},
+    parse::{Kind, Parsed},
+    verdict::Verdict,
+};
+
+/// What to write into a packet and where to send it.
+#[derive(Clone, Copy)]
+pub(crate) struct Rewrite {
+    /// New source (outbound) or destination (inbound) address.
+    pub(crate) address: [u8; 4],
+    /// New port or identifier.
+    pub(crate) port: [u8; 2],
+    /// Direction.
+    pub(crate) direction: Direction,
+    /// Port slot to leave by; [`route::FOREIGN`]: leave it to the stack.
+    pub(crate) slot: u8,
+    /// Largest IP packet.
+    pub(crate) mtu: u16,
+    /// The neighbour's MAC address.
+    pub(crate) next_hop: [u8; 6],
+    /// The half, for its packet and byte counts.
+    pub(crate) entry: *mut FlowEntry,
+}
+
+/// Result of a lookup.
+pub(crate) enum Found {
+    /// The flow is alive.
+    Alive(Rewrite),
+    /// There is none.
+    Missing,
+}
+
+/// The state word: identity in the low half, state in the high half.
+#[inline(always)]
+pub(crate) fn word(entry: *const FlowEntry) -> u64 {
+    // SAFETY: a map value; the word is its first 8 bytes.
+    unsafe { atomic::load(entry.cast()) }
+}
+
+/// Replaces the state word if it is still `expected`.
+#[inline(always)]
+pub(crate) fn swap_word(entry: *mut FlowEntry, expected: u64, state: u32) -> bool {
+    let new = u64::from(expected as u32) | (u64::from(state) << 32);
+    // SAFETY: as in `word`.
+    unsafe { atomic::compare_swap(entry.cast(), expected, new) }
+}
+
+/// Finds the flow of a packet, checks that it is alive and came from the right side, and counts the packet on it.
+#[inline(always)]
+pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<Found, Verdict> {
+    let now = arrival.now;
+    if parsed.kind != Kind::Query {
+        return Ok(Found::Missing);
+    }
+    let Some(entry) = FLOWS.get_ptr_mut(&parsed.key) else { return Ok(Found::Missing) };
+    let first = word(entry);
+    let state = (first >> 32) as u32;
+    if first as u32 != parsed.key.fold() {
+        return Err(Verdict::of(Reason::FlowRecycled));
+    }
+    if state & state::DEAD != 0 {
+        return Ok(Found::Missing);
+    }
+    // SAFETY: a map value. It may change hands while it is read; the identity is compared again below.
+    let (half, touched, grant) = unsafe { ((*entry).half, (*entry).touched, (*entry).grant) };
+    let direction = if half & HALF_OUTBOUND != 0 { Direction::Outbound } else { Direction::Inbound };
+    let wanted = if half & HALF_OUTBOUND != 0 { ROLE_INSIDE } else { ROLE_OUTSIDE };
+    if arrival.role & u32::from(wanted) == 0 || !belongs(parsed, direction) {
+        return Err(Verdict::of(Reason::WrongSide));
+    }
+    let tcp = grant % CLASSES == CLASS_TCP;
+    let changes = tcp && state::tcp_bits(state & state::MASK, direction, parsed.flags) != 0;
+    let reopens =
+        tcp && direction == Direction::Outbound && state::reopens(state & state::MASK, parsed.flags);
+    if touched != now || changes || reopens {
+        match maintain::natgw_maintain(ctx, parsed, arrival) {
+            maintain::ALIVE => {}
+            maintain::GONE => return Ok(Found::Missing),
+            maintain::EXPIRED => return Err(Verdict::of(Reason::FlowExpired)),
+            maintain::RECYCLED => return Err(Verdict::of(Reason::FlowRecycled)),
+            _ => return Err(Verdict::of(Reason::FlowRace)),
+        }
+    }
+    let rewrite = rewrite_of(entry, direction);
+    if word(entry) as u32 != parsed.key.fold() {
+        return Err(Verdict::of(Reason::FlowRecycled));
+    }
+    Ok(Found::Alive(rewrite))
+}
+
+/// The rewrite of a flow that was opened a moment ago.
+#[inline(always)]
+pub(crate) fn opened(key: &FlowKey) -> Result<Rewrite, Verdict> {
+    const RACE: Verdict = Verdict::of(Reason::FlowRace);
+    let entry = FLOWS.get_ptr_mut(key).ok_or(RACE)?;
+    let first = word(entry);
+    let rewrite = rewrite_of(entry, Direction::Outbound);
+    if first as u32 != key.fold()
+        || (first >> 32) as u32 & state::DEAD != 0
+        || word(entry) as u32 != first as u32
+    {
+        return Err(RACE);
+    }
+    Ok(rewrite)
+}
+
+#[inline(always)]
+fn rewrite_of(entry: *mut FlowEntry, direction: Direction) -> Rewrite {
+    // SAFETY: a map value; the caller compares its identity before and after.
+    unsafe {
+        Rewrite {
+            address: (*entry).address,
+            port: (*entry).port,
+            direction,
+            slot: (*entry).slot,
+            mtu: (*entry).mtu,
+            next_hop: (*entry).next_hop,
+            entry,
+        }
+    }
+}
+
+/// Echo requests go out and replies come in: a mapping is not open for the other way round.
+#[inline(always)]
+fn belongs(parsed: &Parsed, direction: Direction) -> bool {
+    parsed.key.protocol != crate::parse::ICMP
+        || (parsed.icmp_type == icmp::ECHO_REQUEST) == (direction == Direction::Outbound)
+}
+
+/// Whether neither half has seen a packet for the flow's timeout plus `grace` ticks.
+#[inline(always)]
+pub(crate) fn expired(
+    key: &FlowKey,
+    entry: *const FlowEntry,
+    timer: TimerClass,
+    control: &Control,
+    now: Tick,
+    grace: Tick,
+) -> bool {
+    // SAFETY: a map value.
+    let (rule, touched, address, port, half) =
+        unsafe { ((*entry).rule, (*entry).touched, (*entry).address, (*entry).port, (*entry).half) };
+    let index = rule_index(control.bank & 1, u32::from(rule) % MAX_RULES);
+    let Some(rule) = RULES.get_ptr(index) else { return false };
+    // SAFETY: array element; the timer class is below TIMER_CLASSES.
+    let timeout = unsafe { (*rule).timeouts[timer as usize & (TIMER_CLASSES - 1)] } + grace;
+    if touched != 0 && !timers::expired(now, touched, timeout) {
+        return false;
+    }
+    match FLOWS.get_ptr(&peer_key(key, address, port, half)) {
+        Some(peer) => {
+            // SAFETY: a map value; a recycled one makes the flow look alive for one tick more at most.
+            let touched = unsafe { (*peer).touched };
+            touched == 0 || timers::expired(now, touched, timeout)
+        }
+        None => true,
+    }
+}

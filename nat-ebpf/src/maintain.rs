@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What is done for a flow once a tick and half, or when a TCP segment opens or closes something: expiry, next hop,
+//! state, and a new connection on an old tuple.
+
+use aya_ebpf::bindings::xdp_md;
+use nat_common::{
+    Tick,
+    abi::{
+        config::{CLASS_TCP, CLASSES, Control, HEARTBEAT_TICKS, ROLE_INSIDE, ROLE_OUTSIDE},
+        flow::{FlowEntry, FlowKey, HALF_OUTBOUND, peer_key},
+    },
+    net::{
+        state::{self, Direction},
+        timers,
+    },
+};
+
+use crate::{
+    allocate,
+    classify::Arrival,
+    event,
+    lookup::{expired, swap_word, word},
+    maps::{CONTROL, FLOWS},
+    parse::Parsed,
+    reap,
+    route::{self, Answer, Route},
+};
+
+/// Which half is visited, from where, and when.
+struct Visit<'a> {
+    key: &'a FlowKey,
+    ifindex: u32,
+    now: Tick,
+}
+
+/// The flow is alive and up to date.
+pub(crate) const ALIVE: u32 = 0;
+/// It was over, and has been removed so that the packet may open another.
+pub(crate) const GONE: u32 = 1;
+/// It is over, and the packet does not open anything.
+pub(crate) const EXPIRED: u32 = 2;
+/// The element changed hands.
+pub(crate) const RECYCLED: u32 = 3;
+/// Another CPU changed the flow at the same moment.
+pub(crate) const RACE: u32 = 4;
+
+/// Brings a half up to date.
+///
+/// verifier: a global function is verified once, by itself, instead of once for every state that its callers can be
+/// in; that is a factor of fifty here. Its pointers may be null as far as the verifier knows.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn natgw_maintain(
+    ctx: *mut xdp_md,
+    parsed: *const Parsed,
+    arrival: *const Arrival,
+) -> u32 {
+    if parsed.is_null() || arrival.is_null() {
+        return RACE;
+    }
+    // SAFETY: not null, and the only caller passes whole values.
+    let (parsed, arrival) = unsafe { (&*parsed, &*arrival) };
+    let visit = &Visit { key: &parsed.key, ifindex: arrival.ifindex, now: arrival.now };
+    let Some(entry) = FLOWS.get_ptr_mut(visit.key) else { return GONE };
+    let Some(control) = CONTROL.get_ptr(0) else { return RACE };
+    // SAFETY: array element.
+    let control = unsafe { &*control };
+    let first = word(entry);
+    let state = (first >> 32) as u32 & state::MASK;
+    // SAFETY: a map value; whatever is written below is written after the identity has been compared.
+    let (grant, half) = unsafe { ((*entry).grant, (*entry).half) };
+    let class = grant % CLASSES;
+    let flags = parsed.flags;
+    let outbound = half & HALF_OUTBOUND != 0;
+    let opening = outbound && (class != CLASS_TCP || state::opens(flags));
+    let over = expired(visit.key, entry, timers::class_of(class, state), control, visit.now, 0);
+    if over && !opening {
+        return EXPIRED;
+    }
+    if over || (opening && class == CLASS_TCP && state::reopens(state, flags)) {
+        let done = reopen(visit.key, entry, first, flags, visit.now);
+        if done != ALIVE {
+            return done;
+        }
+    } else {
+        let direction = if outbound { Direction::Outbound } else { Direction::Inbound };
+        let bits = if class == CLASS_TCP { state::tcp_bits(state, direction, flags) } else { 0 };
+        if bits != 0 {
+            note(visit.key, entry, bits, visit.now);
+        }
+    }
+    touch(ctx, visit, entry, control)
+}
+
+/// Looks up the next hop again if anything may have changed, and marks the half as seen.
+#[inline(always)]
+fn touch(ctx: *mut xdp_md, visit: &Visit, entry: *mut FlowEntry, control: &Control) -> u32 {
+    let first = word(entry);
+    if first as u32 != visit.key.fold() {
+        return RECYCLED;
+    }
+    // SAFETY: a map value; identity compared above and again after the writes.
+    unsafe {
+        let daemon_is_dead = visit.now.wrapping_sub(control.heartbeat) > HEARTBEAT_TICKS;
+        if (*entry).epoch != control.epoch || (daemon_is_dead && (*entry).touched != visit.now) {
+            let (slot, way) = way(ctx, visit, entry);
+            (*entry).next_hop = way.next_hop;
+            (*entry).mtu = way.mtu;
+            (*entry).slot = slot;
+            // A way that is not there is looked up again in the next tick.
+            (*entry).epoch = if slot == route::FOREIGN { 0 } else { control.epoch };
+            if word(entry) as u32 != first as u32 {
+                // Recycled between the comparison and the writes: its new owner looks up its next hop again.
+                (*entry).epoch = 0;
+                return RECYCLED;
+            }
+        }
+        let state = (word(entry) >> 32) as u32 & state::MASK;
+        if timers::class_of((*entry).grant % CLASSES, state).refreshes() {
+            (*entry).touched = visit.now;
+        }
+    }
+    ALIVE
+}
+
+/// The way to the other end of the flow from where the packet came in, and the port to use.
+#[inline(always)]
+fn way(ctx: *mut xdp_md, visit: &Visit, entry: *const FlowEntry) -> (u8, Route) {
+    // SAFETY: a map value.
+    let (address, half) = unsafe { ((*entry).address, (*entry).half) };
+    let (destination, wanted) = if half & HALF_OUTBOUND != 0 {
+        (visit.key.destination, ROLE_OUTSIDE)
+    } else {
+        (address, ROLE_INSIDE)
+    };
+    let mut way = Route::default();
+    route::lookup(ctx, visit.ifindex, visit.key.source, destination, &mut way);
+    let slot = match way.answer {
+        Answer::Found if way.role & wanted != 0 => way.slot,
+        Answer::Unresolved => {
+            event::neighbour(visit.key, way.ifindex, way.neighbour, visit.now);
+            route::FOREIGN
+        }
+        _ => route::FOREIGN,
+    };
+    (slot, way)
+}
+
+/// Adds TCP events to both halves. A close starts the cool-down: from here on `touched` stands still.
+#[inline(always)]
+fn note(key: &FlowKey, entry: *mut FlowEntry, bits: u32, now: Tick) {
+    // SAFETY: a map value.
+    let (address, port, half) = unsafe { ((*entry).address, (*entry).port, (*entry).half) };
+    add_bits(entry, key, bits, now);
+    let peer = peer_key(key, address, port, half);
+    if let Some(other) = FLOWS.get_ptr_mut(&peer) {
+        add_bits(other, &peer, bits, now);
+    }
+}
+
+#[inline(always)]
+fn add_bits(entry: *mut FlowEntry, key: &FlowKey, bits: u32, now: Tick) {
+    for _ in 0..4 {
+        let seen = word(entry);
+        let state = (seen >> 32) as u32;
+        if seen as u32 != key.fold() || state & state::DEAD != 0 {
+            return;
+        }
+        let closes = timers::class_of(CLASS_TCP, state & state::MASK).refreshes()
+            && !timers::class_of(CLASS_TCP, (state | bits) & state::MASK).refreshes();
+        if closes {
+            // SAFETY: a map value whose identity was just compared; an aligned 32-bit store.
+            unsafe { (*entry).touched = now };
+        }
+        if swap_word(entry, seen, state | bits) {
+            return;
+        }
+    }
+}
+
+/// A new connection (or query) on the tuple of one that is over: the mapping is still claimed, so it is used again
+/// if the configuration in force still grants that port; otherwise the old flow is removed first.
+#[inline(always)]
+fn reopen(key: &FlowKey, entry: *mut FlowEntry, first: u64, flags: u8, now: Tick) -> u32 {
+    if !allocate::still_granted(key, entry) {
+        return if reap::flow(key, entry, first) { GONE } else { RACE };
+    }
+    // SAFETY: a map value. `touched` first: the sweep reads the word before it and swaps after.
+    let (address, port, half, grant) = unsafe {
+        (*entry).touched = now;
+        ((*entry).address, (*entry).port, (*entry).half, (*entry).grant)
+    };
+    let state = allocate::nonce() | state::tcp_bits(0, Direction::Outbound, flags);
+    if first as u32 != key.fold() || !swap_word(entry, first, state) {
+        return RACE;
+    }
+    fresh(entry, now);
+    let peer = peer_key(key, address, port, half);
+    if let Some(other) = FLOWS.get_ptr_mut(&peer) {
+        for _ in 0..4 {
+            let seen = word(other);
+            if seen as u32 != peer.fold() || swap_word(other, seen, state) {
+                break;
+            }
+        }
+        fresh(other, now);
+        // SAFETY: a map value; aligned 32-bit store.
+        unsafe { (*other).touched = 0 };
+    }
+    allocate::count_opened(grant);
+    ALIVE
+}
+
+#[inline(always)]
+fn fresh(entry: *mut FlowEntry, now: Tick) {
+    // SAFETY: a map value that belongs to the caller since it swapped the state word.
+    unsafe {
+        (*entry).created = now;
+        (*entry).epoch = 0;
+        (*entry).packets = 0;
+        (*entry).bytes = 0;
+    }
+}

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Frame → [`Parsed`]: Ethernet, up to two VLAN tags, IPv4, and the first bytes of TCP, UDP or ICMP.
+//!
+//! What contradicts itself is `malformed` here, before anything else looks at it: later stages rely on
+//! `l4 + minimal header ≤ l3 + total length ≤ frame`.
+
+use nat_common::{
+    abi::{
+        config::{CLASS_ICMP, CLASS_TCP, CLASS_UDP},
+        counters::Reason,
+        flow::FlowKey,
+    },
+    net::icmp,
+};
+use network_types::{icmp::Icmpv4Hdr, ip::Ipv4Hdr, tcp::TcpHdr, udp::UdpHdr};
+
+use crate::{constants, frame::Frame, verdict::Verdict};
+
+/// Length of an Ethernet header.
+pub(crate) const ETHERNET: usize = 14;
+/// Length of a VLAN tag.
+pub(crate) const TAG: usize = 4;
+/// Length of an IPv4 header without options.
+pub(crate) const IPV4: usize = 20;
+/// IP protocol numbers.
+pub(crate) const ICMP: u8 = 1;
+/// See [`ICMP`].
+pub(crate) const TCP: u8 = 6;
+/// See [`ICMP`].
+pub(crate) const UDP: u8 = 17;
+
+const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+const ETHERTYPE_VLAN: [u8; 2] = [0x81, 0x00];
+const ETHERTYPE_SERVICE_VLAN: [u8; 2] = [0x88, 0xa8];
+
+/// What the packet is to a NAT.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Kind {
+    /// TCP, UDP, ICMP echo: may belong to a flow.
+    Query,
+    /// ICMP error that quotes another packet.
+    IcmpError,
+    /// ICMP of another type.
+    IcmpOther,
+    /// Another protocol.
+    #[default]
+    OtherProtocol,
+    /// A fragment, first or not: ports may be missing.
+    Fragment,
+}
+
+/// What later stages need to know. Small: it lives on the stack of the entry point.
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct Parsed {
+    /// The 5-tuple; ports are zero unless `kind` is [`Kind::Query`].
+    pub(crate) key: FlowKey,
+    /// VLAN numbers, outermost first.
+    pub(crate) vlan: [u16; 2],
+    /// IP total length in bytes.
+    pub(crate) total: u16,
+    /// Offset of the IPv4 header.
+    pub(crate) l3: u8,
+    /// Length of the IPv4 header.
+    pub(crate) header: u8,
+    /// Protocol class, `CLASS_*`.
+    pub(crate) class: u8,
+    /// VLAN tags.
+    pub(crate) tags: u8,
+    /// See [`Kind`].
+    pub(crate) kind: Kind,
+    /// TTL as received.
+    pub(crate) ttl: u8,
+    /// TCP flags, zero for others.
+    pub(crate) flags: u8,
+    /// ICMP type.
+    pub(crate) icmp_type: u8,
+    /// Whether the packet must not be fragmented.
+    pub(crate) dont_fragment: bool,
+}
+
+impl Parsed {
+    /// Offset of the IPv4 header, bounded.
+    ///
+    /// verifier: a global function could have written to a `Parsed` that was passed to it, so its fields are unknown
+    /// numbers afterwards; packet offsets have to be bounded again. `l3` is 14, 18 or 22.
+    #[inline(always)]
+    pub(crate) fn network(&self) -> usize {
+        usize::from(self.l3 & 0x1f)
+    }
+
+    /// Offset of the transport header, bounded.
+    #[inline(always)]
+    pub(crate) fn transport(&self) -> usize {
+        self.network() + self.header()
+    }
+
+    /// IP total length in bytes.
+    #[inline(always)]
+    pub(crate) fn total(&self) -> usize {
+        usize::from(self.total)
+    }
+
+    /// Length of the IPv4 header, bounded.
+    #[inline(always)]
+    pub(crate) fn header(&self) -> usize {
+        usize::from(self.header & 0x3c)
+    }
+}
+
+/// Reads the headers into `parsed`.
+#[inline(always)]
+pub(crate) fn packet(frame: &Frame, parsed: &mut Parsed) -> Result<(), Verdict> {
+    let ethertype = ethernet(frame, parsed)?;
+    if ethertype != ETHERTYPE_IPV4 {
+        return Err(Verdict::of(Reason::NotIpv4));
+    }
+    let header = ipv4(frame, parsed)?;
+    // SAFETY: `ipv4` has checked that the header is within the frame.
+    let Ipv4Hdr { frags, ttl, proto, src_addr, dst_addr, .. } = unsafe { *header };
+    parsed.key.source = src_addr;
+    parsed.key.destination = dst_addr;
+    parsed.key.protocol = proto;
+    parsed.ttl = ttl;
+    parsed.dont_fragment = frags[0] & 0x40 != 0;
+    if frags[0] & 0x3f != 0 || frags[1] != 0 {
+        parsed.kind = Kind::Fragment;
+        return Ok(());
+    }
+    match proto {
+        TCP => tcp(frame, parsed),
+        UDP => udp(frame, parsed),
+        ICMP => icmp(frame, parsed),
+        _ => {
+            parsed.kind = Kind::OtherProtocol;
+            Ok(())
+        }
+    }
+}
+
+const MALFORMED: Verdict = Verdict::of(Reason::Malformed);
+
+#[inline(always)]
+fn ethernet(frame: &Frame, parsed: &mut Parsed) -> Result<[u8; 2], Verdict> {
+    let mut offset = ETHERNET - 2;
+    let mut ethertype = read::<[u8; 2]>(frame, offset)?;
+    if constants::trunk() {
+        for tag in 0..2 {
+            if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_SERVICE_VLAN {
+                break;
+            }
+            let control = read::<[u8; 2]>(frame, offset + 2)?;
+            parsed.vlan[tag] = u16::from_be_bytes(control) & 0x0fff;
+            parsed.tags += 1;
+            offset += TAG;
+            ethertype = read::<[u8; 2]>(frame, offset)?;
+        }
+    }
+    if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN {
+        return Err(Verdict::of(Reason::OtherVlan));
+    }
+    parsed.l3 = (offset + 2) as u8;
+    Ok(ethertype)
+}
+
+#[inline(always)]
+fn ipv4(frame: &Frame, parsed: &mut Parsed) -> Result<*const Ipv4Hdr, Verdict> {
+    let header = frame.at::<Ipv4Hdr>(parsed.network()).ok_or(MALFORMED)?;
+    // SAFETY: `at` has checked that the header is within the frame.
+    let (version_and_length, total) = unsafe { ((*header).vihl, (*header).tot_len) };
+    let length = usize::from(version_and_length & 0x0f) * 4;
+    let total = usize::from(u16::from_be_bytes(total));
+    if version_and_length >> 4 != 4
+        || length < IPV4
+        || total < length
+        || parsed.network() + total > frame.len()
+    {
+        return Err(MALFORMED);
+    }
+    parsed.header = length as u8;
+    parsed.total = total as u16;
+    Ok(header)
+}
+
+/// Bytes after the IP header.
+#[inline(always)]
+fn payload(parsed: &Parsed) -> usize {
+    parsed.total() - parsed.header()
+}
+
+#[inline(always)]
+fn tcp(frame: &Frame, parsed: &mut Parsed) -> Result<(), Verdict> {
+    let header = frame.at::<TcpHdr>(parsed.transport()).ok_or(MALFORMED)?.cast::<[u8; 20]>();
+    // SAFETY: `at` has checked that the header is within the frame.
+    let header = unsafe { &*header };
+    let length = usize::from(header[12] >> 4) * 4;
+    if length < size_of::<TcpHdr>() || length > payload(parsed) {
+        return Err(MALFORMED);
+    }
+    parsed.key.source_port = [header[0], header[1]];
+    parsed.key.destination_port = [header[2], header[3]];
+    parsed.flags = header[13];
+    parsed.class = CLASS_TCP as u8;
+    parsed.kind = Kind::Query;
+    Ok(())
+}
+
+#[inline(always)]
+fn udp(frame: &Frame, parsed: &mut Parsed) -> Result<(), Verdict> {
+    let header = frame.at::<UdpHdr>(parsed.transport()).ok_or(MALFORMED)?;
+    // SAFETY: `at` has checked that the header is within the frame.
+    let UdpHdr { src, dst, len, .. } = unsafe { *header };
+    let length = usize::from(u16::from_be_bytes(len));
+    if length < size_of::<UdpHdr>() || length > payload(parsed) {
+        return Err(MALFORMED);
+    }
+    parsed.key.source_port = src;
+    parsed.key.destination_port = dst;
+    parsed.class = CLASS_UDP as u8;
+    parsed.kind = Kind::Query;
+    Ok(())
+}
+
+#[inline(always)]
+fn icmp(frame: &Frame, parsed: &mut Parsed) -> Result<(), Verdict> {
+    let header = frame.at::<Icmpv4Hdr>(parsed.transport()).ok_or(MALFORMED)?;
+    if payload(parsed) < size_of::<Icmpv4Hdr>() {
+        return Err(MALFORMED);
+    }
+    // SAFETY: `at` has checked that the header is within the frame.
+    let Icmpv4Hdr { type_, data, .. } = unsafe { *header };
+    let identifier = [data[0], data[1]];
+    parsed.icmp_type = type_;
+    parsed.class = CLASS_ICMP as u8;
+    parsed.kind = match icmp::kind(type_) {
+        icmp::Kind::EchoRequest => {
+            parsed.key.source_port = identifier;
+            Kind::Query
+        }
+        icmp::Kind::EchoReply => {
+            parsed.key.destination_port = identifier;
+            Kind::Query
+        }
+        icmp::Kind::Error => Kind::IcmpError,
+        icmp::Kind::Other => Kind::IcmpOther,
+    };
+    Ok(())
+}
+
+#[inline(always)]
+fn read<T: Copy>(frame: &Frame, offset: usize) -> Result<T, Verdict> {
+    // SAFETY: `at` has checked that the value is within the frame.
+    frame.at::<T>(offset).map(|value| unsafe { *value }).ok_or(MALFORMED)
+}

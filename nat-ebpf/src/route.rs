@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Next hop by the kernel's routing and neighbour tables.
+
+use aya_ebpf::{
+    bindings::{bpf_fib_lookup as FibParams, xdp_md},
+    helpers::generated::bpf_fib_lookup,
+};
+use nat_common::abi::config::MAX_PORTS;
+
+use crate::maps::{PORT_BY_IFINDEX, PORTS};
+
+/// `AF_INET`.
+const INET: u8 = 2;
+
+// `BPF_FIB_LKUP_RET_*` of include/uapi/linux/bpf.h and what each obliges the caller to do.
+/// Send to `dmac` on `ifindex`.
+const SUCCESS: i64 = 0;
+/// The address is local, or a broadcast: the stack's business.
+const NOT_FORWARDED: i64 = 4;
+/// `net.ipv4.conf.*.forwarding` is off on the incoming interface.
+const FORWARDING_DISABLED: i64 = 5;
+/// The route is known, the neighbour's MAC address is not.
+const NO_NEIGHBOUR: i64 = 7;
+
+/// What the routing tables say.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Answer {
+    /// Use the next hop.
+    Found,
+    /// The port is known, the MAC address is not.
+    Unresolved,
+    /// One of the gateway's own addresses, or a broadcast.
+    Local,
+    /// Forwarding is off on the incoming interface.
+    ForwardingOff,
+    /// Blackhole, unreachable, prohibit, or encapsulation that XDP cannot do.
+    #[default]
+    None,
+}
+
+/// A next hop. Only as good as `answer`.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Route {
+    /// What the tables say.
+    pub(crate) answer: Answer,
+    /// Slot of the port to leave by; 255: not one of ours.
+    pub(crate) slot: u8,
+    /// Roles of that port.
+    pub(crate) role: u8,
+    /// Largest IP packet, in bytes.
+    pub(crate) mtu: u16,
+    /// The neighbour's MAC address.
+    pub(crate) next_hop: [u8; 6],
+    /// Interface to leave by.
+    pub(crate) ifindex: u32,
+    /// The neighbour: the destination itself or a gateway.
+    pub(crate) neighbour: [u8; 4],
+}
+
+/// No port of ours.
+pub(crate) const FOREIGN: u8 = 255;
+
+/// Looks up the way from interface `from` to `destination`, with policy routing by `source`.
+///
+/// `tot_len` 1 is below every MTU: the kernel then reports the route's MTU instead of judging by it (Linux 5.12,
+/// commit e1850ea9bd9e).
+#[inline(never)]
+pub(crate) fn lookup(ctx: *mut xdp_md, from: u32, source: [u8; 4], destination: [u8; 4], way: &mut Route) {
+    // SAFETY: plain data; zero is valid for every field.
+    let mut params: FibParams = unsafe { core::mem::zeroed() };
+    params.family = INET;
+    params.ifindex = from;
+    params.__bindgen_anon_1.tot_len = 1;
+    params.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(source);
+    params.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(destination);
+    // SAFETY: the context is the program's own, the parameters are on the stack with their true size.
+    let code = unsafe { bpf_fib_lookup(ctx.cast(), &raw mut params, size_of::<FibParams>() as i32, 0) };
+    let answer = match code {
+        SUCCESS => Answer::Found,
+        NO_NEIGHBOUR => Answer::Unresolved,
+        NOT_FORWARDED => Answer::Local,
+        FORWARDING_DISABLED => Answer::ForwardingOff,
+        _ => Answer::None,
+    };
+    // SAFETY: both members of the union are u16; the helper fills it on success.
+    let mtu = unsafe { params.__bindgen_anon_1.mtu_result };
+    let slot =
+        if matches!(answer, Answer::Found | Answer::Unresolved) { slot_of(params.ifindex) } else { FOREIGN };
+    // SAFETY: array element, written as a whole by the daemon before its slot is handed out.
+    let role = PORTS.get_ptr(u32::from(slot)).map_or(0, |port| unsafe { (*port).role });
+    // SAFETY: both members of the union are plain data; the kernel puts the gateway here, if there is one, before it
+    // looks for the neighbour (net/core/filter.c, bpf_ipv4_fib_lookup).
+    let neighbour = unsafe { params.__bindgen_anon_4.ipv4_dst }.to_ne_bytes();
+    *way = Route { answer, slot, role, mtu, next_hop: params.dmac, ifindex: params.ifindex, neighbour };
+}
+
+#[inline(always)]
+fn slot_of(ifindex: u32) -> u8 {
+    match PORT_BY_IFINDEX.get_ptr(&ifindex) {
+        // SAFETY: written by the daemon as a whole word.
+        Some(slot) => match unsafe { *slot } {
+            slot if slot < MAX_PORTS => slot as u8,
+            _ => FOREIGN,
+        },
+        None => FOREIGN,
+    }
+}
