@@ -154,7 +154,9 @@ impl Model {
     /// Who holds the port for this destination.
     fn holder(&self, transport: Transport, port: u16, destination: End) -> Option<Key> {
         let mut flows = self.flows.iter();
-        flows.find(|(key, flow)| key.0 == transport && key.2 == destination && flow.port == port).map(|f| *f.0)
+        flows
+            .find(|(key, flow)| key.0 == transport && key.2 == destination && flow.port == port)
+            .map(|f| *f.0)
     }
 
     fn over(&self, key: &Key, grace: u32) -> bool {

@@ -39,7 +39,8 @@ fn tcp_udp_and_ping() -> Result<()> {
     // For each backend a TCP, a UDP and two ICMP flows.
     ensure!(flows.len() == 8, "{flows:#?}");
     for flow in &flows {
-        let text = |field: &str| flow[field].as_str().map(str::to_owned).with_context(|| format!("no {field}"));
+        let text =
+            |field: &str| flow[field].as_str().map(str::to_owned).with_context(|| format!("no {field}"));
         ensure!(text("frontend")?.starts_with(FRONTEND), "{flow}");
         ensure!(text("source")?.starts_with(text("backend")?.as_str()), "{flow}");
         ensure!(flow["packets_out"].as_u64() > Some(0) && flow["packets_in"].as_u64() > Some(0), "{flow}");

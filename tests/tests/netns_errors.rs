@@ -71,7 +71,10 @@ fn somebody_else_s_xdp_program() -> Result<()> {
         let foreign = network.gateway.run(|| Pass::attach(index))?;
         let gateway = Gateway::new(&network.gateway, &daemon::usual())?;
         let (code, said) = fails(&mut gateway.run_command()?)?;
-        ensure!(code == 1 && said.contains(interface) && said.to_lowercase().contains("xdp"), "{code}: {said}");
+        ensure!(
+            code == 1 && said.contains(interface) && said.to_lowercase().contains("xdp"),
+            "{code}: {said}"
+        );
         // Theirs is still there, ours nowhere.
         let links = network.at_gateway("ip", &["-details", "link"])?;
         ensure!(links.matches("prog/xdp").count() == 1, "{links}");

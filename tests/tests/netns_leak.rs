@@ -28,8 +28,9 @@ impl Raw {
     fn open(namespace: &Namespace) -> Result<Self> {
         namespace.run(|| {
             // SAFETY: no memory is involved.
-            let fd =
-                unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW) };
+            let fd = unsafe {
+                libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW)
+            };
             ensure!(fd >= 0, "raw socket: {}", std::io::Error::last_os_error());
             // SAFETY: the kernel has just given us this descriptor.
             Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))

@@ -26,9 +26,9 @@ fn both_networks_on_one_interface() -> Result<()> {
     ensure!(gateway.flows()?.len() == 6, "{:#?}", gateway.flows()?);
     // On the servers' own link: ARP apart, nothing comes from a private address.
     let frames = sniffer.finish()?;
-    let private = frames.iter().filter(|frame| {
-        source(frame).is_some_and(|address| address[0] == 10) && frame[..6] != [0xff; 6]
-    });
+    let private = frames
+        .iter()
+        .filter(|frame| source(frame).is_some_and(|address| address[0] == 10) && frame[..6] != [0xff; 6]);
     ensure!(private.count() == 0, "private addresses among {} frames", frames.len());
     Ok(())
 }

@@ -97,7 +97,10 @@ fn every_port_of_a_large_block_exactly_once() {
         let got = drain(&lab, |number| udp(WEB, number, SERVER));
         let distinct: BTreeSet<u16> = got.iter().copied().collect();
         assert_eq!(got.len(), usize::from(count), "flows before the refusal");
-        assert_eq!(distinct, (FIRST_PORT..FIRST_PORT + (count - 1)).chain([FIRST_PORT + (count - 1)]).collect());
+        assert_eq!(
+            distinct,
+            (FIRST_PORT..FIRST_PORT + (count - 1)).chain([FIRST_PORT + (count - 1)]).collect()
+        );
         let seen = lab.send(0, &udp(WEB, u16::MAX, SERVER)).expect("one verdict");
         assert_eq!(seen.reason, Reason::NoFreePort, "of {count}");
         assert_eq!(lab.audit().expect("both halves of everything"), usize::from(count));

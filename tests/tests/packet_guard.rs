@@ -90,7 +90,10 @@ fn what_the_host_itself_sends_is_its_own_business() {
     let stack = Stack::new();
     stack.passes_as_it_is(0, &Packet::udp((GATEWAY_OUTSIDE, 5), (SERVER, 53)));
     stack.passes_as_it_is(0, &Packet::tcp((FRONTEND, 5), (SERVER, 53), SYN));
-    stack.passes_as_it_is(0, &Packet::error(GATEWAY_OUTSIDE, UNREACHABLE, 1, &Packet::udp((SERVER, 1), (FRONTEND, 2))));
+    stack.passes_as_it_is(
+        0,
+        &Packet::error(GATEWAY_OUTSIDE, UNREACHABLE, 1, &Packet::udp((SERVER, 1), (FRONTEND, 2))),
+    );
 }
 
 #[test]

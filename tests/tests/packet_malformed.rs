@@ -139,7 +139,10 @@ fn errors_that_quote_rubbish() {
         let mut frame = good.clone();
         frame[at..at + bytes.len()].copy_from_slice(&bytes);
         let reason = lab.send_frame(1, &frame).expect(what).reason;
-        assert!(matches!(reason, Reason::IcmpErrorNoFlow | Reason::HostTraffic | Reason::Malformed), "{what}: {reason:?}");
+        assert!(
+            matches!(reason, Reason::IcmpErrorNoFlow | Reason::HostTraffic | Reason::Malformed),
+            "{what}: {reason:?}"
+        );
         survives(&lab, 1, &frame);
     }
 }
@@ -165,8 +168,10 @@ fn noise() {
     ] {
         let mut lab = Lab::new(world).expect("lab");
         lab.reset().expect("reset");
-        let samples: Vec<_> =
-            samples(&lab).iter().map(|(slot, packet)| ((*slot).min(lab.world.ports.len() - 1), packet.clone())).collect();
+        let samples: Vec<_> = samples(&lab)
+            .iter()
+            .map(|(slot, packet)| ((*slot).min(lab.world.ports.len() - 1), packet.clone()))
+            .collect();
         let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
         for _ in 0..6000 {
             let (slot, packet) = &samples[noise.below(samples.len())];

@@ -89,7 +89,11 @@ fn everyone_wants_the_last_ports() {
         assert!(ports.entry(host).or_default().insert(port), "{port} twice for host {host}");
     }
     for (host, ports) in &ports {
-        assert_eq!(*ports, (FIRST_PORT..FIRST_PORT + 8).collect(), "host {host}: refused while a port was free");
+        assert_eq!(
+            *ports,
+            (FIRST_PORT..FIRST_PORT + 8).collect(),
+            "host {host}: refused while a port was free"
+        );
     }
     assert_eq!(ports.len(), usize::from(DESTINATIONS));
     assert_eq!(lab.audit().expect("audit"), 8 * usize::from(DESTINATIONS));

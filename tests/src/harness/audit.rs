@@ -64,7 +64,12 @@ impl Lab {
             HALF_INBOUND => false,
             other => anyhow::bail!("half {other:#x}"),
         };
-        ensure!(entry.identity == key.fold(), "identity {:#x}, its key's is {:#x}", entry.identity, key.fold());
+        ensure!(
+            entry.identity == key.fold(),
+            "identity {:#x}, its key's is {:#x}",
+            entry.identity,
+            key.fold()
+        );
         ensure!(entry.state & state::DEAD == 0, "dead, but in the table");
         // The other half's key, spelled out here and not taken from the code under test.
         let peer = if outbound {
@@ -85,13 +90,21 @@ impl Lab {
             }
         };
         let other = flows.get(&peer).context("has no other half")?;
-        let back = if outbound { (key.source, key.source_port) } else { (key.destination, key.destination_port) };
-        ensure!((other.address, other.port) == back, "the other half points to {:?}", (other.address, other.port));
+        let back =
+            if outbound { (key.source, key.source_port) } else { (key.destination, key.destination_port) };
+        ensure!(
+            (other.address, other.port) == back,
+            "the other half points to {:?}",
+            (other.address, other.port)
+        );
         ensure!(
             (other.state >> 16, other.grant, other.rule) == (entry.state >> 16, entry.grant, entry.rule),
             "the other half is of another flow: {other:?}"
         );
-        ensure!(other.half & HALF_BURST == entry.half & HALF_BURST, "only one half takes from the common budget");
+        ensure!(
+            other.half & HALF_BURST == entry.half & HALF_BURST,
+            "only one half takes from the common budget"
+        );
         let (inner, outer) = if outbound {
             (key.source, (entry.address, entry.port))
         } else {

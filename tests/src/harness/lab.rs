@@ -145,7 +145,8 @@ impl Lab {
     ///
     /// When the object has none.
     pub fn xdp(&self, slot: usize) -> Result<&Xdp> {
-        let program = self.device(slot).2.program(names::PROGRAM_XDP).context("no XDP program in the object")?;
+        let program =
+            self.device(slot).2.program(names::PROGRAM_XDP).context("no XDP program in the object")?;
         Ok(program.try_into()?)
     }
 

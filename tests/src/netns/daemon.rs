@@ -182,7 +182,8 @@ impl<'a> Gateway<'a> {
     pub fn end(&mut self, signal: libc::c_int) -> Result<()> {
         self.signal(signal)?;
         let mut child = self.child.take().context("the daemon does not run")?;
-        let ended = eventually("the daemon has ended", Duration::from_secs(10), || Ok(child.try_wait()?.is_some()));
+        let ended =
+            eventually("the daemon has ended", Duration::from_secs(10), || Ok(child.try_wait()?.is_some()));
         if ended.is_err() {
             self.child = Some(child);
         }

@@ -145,7 +145,11 @@ impl Builder {
         join(gateway, "lan0", outside, "port0", 1500)?;
         join(inside, "eth0", outside, "port1", 1500)?;
         outside.ip(&["link add eth0 type veth peer name port2", "link set eth0 up", "link set port2 up"])?;
-        outside.ip(&["link set port0 master br0", "link set port1 master br0", "link set port2 master br0"])?;
+        outside.ip(&[
+            "link set port0 master br0",
+            "link set port1 master br0",
+            "link set port2 master br0",
+        ])?;
         let index = outside.index("port0")?;
         pass.push(outside.run(|| Pass::attach(index))?);
         Ok(())

@@ -62,8 +62,9 @@ impl Icmp {
     fn option<T>(&self, level: libc::c_int, name: libc::c_int, value: &T) -> Result<()> {
         let length = libc::socklen_t::try_from(size_of::<T>())?;
         // SAFETY: the value has the length that is passed.
-        let set =
-            unsafe { libc::setsockopt(self.socket.as_raw_fd(), level, name, (&raw const *value).cast(), length) };
+        let set = unsafe {
+            libc::setsockopt(self.socket.as_raw_fd(), level, name, (&raw const *value).cast(), length)
+        };
         ensure!(set == 0, "socket option {name}: {}", io::Error::last_os_error());
         Ok(())
     }
@@ -75,7 +76,8 @@ impl Icmp {
     /// When it cannot be sent.
     pub fn request(&self, to: &str, id: u16, ttl: u8, data: &[u8]) -> Result<()> {
         self.option(libc::IPPROTO_IP, libc::IP_TTL, &i32::from(ttl))?;
-        let header = Icmpv4Header::with_checksum(Icmpv4Type::EchoRequest(IcmpEchoHeader { id, seq: 1 }), data);
+        let header =
+            Icmpv4Header::with_checksum(Icmpv4Type::EchoRequest(IcmpEchoHeader { id, seq: 1 }), data);
         let mut message = header.to_bytes().to_vec();
         message.extend(data);
         let remote = end(to.parse()?);
@@ -104,7 +106,8 @@ impl Icmp {
         let mut buffer = [0u8; 4096];
         while Instant::now() < end {
             // SAFETY: the buffer has the length that is passed.
-            let got = unsafe { libc::recv(self.socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+            let got =
+                unsafe { libc::recv(self.socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
             let Ok(length) = usize::try_from(got) else { continue };
             let header = Ipv4HeaderSlice::from_slice(&buffer[..length]).context("a raw socket gives IP")?;
             let body = &buffer[header.slice().len()..length];
@@ -126,7 +129,9 @@ impl Icmp {
     pub fn ping(&self, to: &str, id: u16, data: &[u8]) -> Result<()> {
         self.request(to, id, 64, data)?;
         let reply = self
-            .wait(Duration::from_secs(3), |message| message.kind == 0 && message.rest[..2] == id.to_be_bytes())
+            .wait(Duration::from_secs(3), |message| {
+                message.kind == 0 && message.rest[..2] == id.to_be_bytes()
+            })
             .with_context(|| format!("ping {to}"))?;
         ensure!(reply.from.to_string() == to && &reply.rest[4..] == data, "{reply:?}");
         Ok(())

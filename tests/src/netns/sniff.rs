@@ -67,7 +67,8 @@ pub fn source(frame: &[u8]) -> Option<[u8; 4]> {
 fn open(index: u32) -> Result<OwnedFd> {
     let protocol = u16::try_from(libc::ETH_P_ALL)?.to_be();
     // SAFETY: no memory is involved.
-    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(protocol)) };
+    let fd =
+        unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(protocol)) };
     ensure!(fd >= 0, "packet socket: {}", io::Error::last_os_error());
     // SAFETY: the kernel has just given us this descriptor.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -81,7 +82,11 @@ fn open(index: u32) -> Result<OwnedFd> {
     address.sll_ifindex = i32::try_from(index)?;
     // SAFETY: the address has the length that is passed.
     let bound = unsafe {
-        libc::bind(socket.as_raw_fd(), (&raw const address).cast(), libc::socklen_t::try_from(size_of_val(&address))?)
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            libc::socklen_t::try_from(size_of_val(&address))?,
+        )
     };
     ensure!(bound == 0, "binding a packet socket: {}", io::Error::last_os_error());
     Ok(socket)
@@ -90,7 +95,8 @@ fn open(index: u32) -> Result<OwnedFd> {
 fn option<T>(socket: &OwnedFd, level: libc::c_int, name: libc::c_int, value: &T) -> Result<()> {
     let length = libc::socklen_t::try_from(size_of::<T>())?;
     // SAFETY: the value has the length that is passed.
-    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const *value).cast(), length) };
+    let set =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const *value).cast(), length) };
     ensure!(set == 0, "socket option {name}: {}", io::Error::last_os_error());
     Ok(())
 }
@@ -115,7 +121,10 @@ fn record(socket: &OwnedFd, stop: &AtomicBool) -> Result<Vec<Vec<u8>>> {
         };
         if got < 0 {
             let error = io::Error::last_os_error();
-            ensure!(matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted), "{error}");
+            ensure!(
+                matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+                "{error}"
+            );
             // Only when there is nothing left: what was sent before the end was asked for is seen.
             if stop.load(Ordering::Relaxed) {
                 break;

@@ -206,7 +206,8 @@ pub fn datagrams(namespace: &Namespace, from: &str, port: u16) -> Result<UdpSock
 pub fn ask(socket: &UdpSocket, to: &str, port: u16, data: &[u8]) -> Result<()> {
     socket.send_to(data, (to, port))?;
     let mut buffer = [0; 65_536];
-    let (length, from) = socket.recv_from(&mut buffer).with_context(|| format!("no echo from {to}:{port}"))?;
+    let (length, from) =
+        socket.recv_from(&mut buffer).with_context(|| format!("no echo from {to}:{port}"))?;
     ensure!(from.to_string() == format!("{to}:{port}"), "an answer from {from}");
     ensure!(&buffer[..length] == data, "what came back is not what was sent");
     Ok(())
