@@ -15,7 +15,7 @@ use crate::{
     atomic, constants,
     frame::{self, Frame},
     lookup::Rewrite,
-    maps::{PORTS, TX_PORTS},
+    maps::{CONTROL, PORTS, TX_PORTS},
     parse::{Parsed, TAG},
     route, translate,
     verdict::Verdict,
@@ -33,7 +33,7 @@ pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, rewrite: &Rewrite) -> Resu
     }
     if rewrite.slot == route::FOREIGN {
         if outbound {
-            return Err(Verdict::of(Reason::NeighbourUnresolved));
+            return Err(to_guard());
         }
         let frame = Frame::of_xdp(ctx);
         // The stack decrements the TTL itself.
@@ -52,6 +52,17 @@ pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, rewrite: &Rewrite) -> Resu
     count(parsed, rewrite);
     let reason = if outbound { Reason::TranslatedOut } else { Reason::TranslatedIn };
     egress.send(ctx, &frame, rewrite.next_hop, reason)
+}
+
+/// An outbound packet without a usable next hop goes to the stack untranslated, and only where the guard will meet
+/// it on its way out.
+#[inline(always)]
+pub(crate) fn to_guard() -> Verdict {
+    // SAFETY: array element.
+    match CONTROL.get_ptr(0) {
+        Some(control) if unsafe { (*control).guarded } != 0 => Verdict::of(Reason::NeighbourUnresolved),
+        _ => Verdict::of(Reason::NotConfigured),
+    }
 }
 
 /// Counts the packet on its half. Atomic because two CPUs may carry packets of one half, and because the element may

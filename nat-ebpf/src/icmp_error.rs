@@ -19,7 +19,7 @@ use network_types::icmp::Icmpv4Hdr;
 
 use crate::{
     classify::{Arrival, stray_error},
-    emit::Egress,
+    emit::{Egress, to_guard},
     frame::{self, Frame},
     lookup::{expired, word},
     maps::{CONTROL, FLOWS},
@@ -131,7 +131,7 @@ fn error(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<Verdict
     let edit = Edit { address, port, outbound, decrement: 1 };
     if !matches!(way.answer, Answer::Found) || way.role & other == 0 {
         if outbound {
-            return Err(Verdict::of(Reason::NeighbourUnresolved));
+            return Err(to_guard());
         }
         // The stack decrements the TTL itself.
         rewrite(ctx, parsed.network(), &quoted, &Edit { decrement: 0, ..edit })
