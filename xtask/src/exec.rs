@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Running other programs: progress on stderr, failures with the whole command, deadlines.
 use std::{
-    fs,
+    fmt, fs,
     os::unix::fs::MetadataExt,
     path::PathBuf,
     process::{Command, ExitCode, Stdio},
@@ -21,8 +21,23 @@ pub(crate) fn note(what: &str) {
     eprintln!("    {what}");
 }
 
+/// A failure whose reasons are printed already, because another line has to be the last.
+#[derive(Debug)]
+pub(crate) struct Reported;
+
+impl fmt::Display for Reported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("failed, see above")
+    }
+}
+
+impl std::error::Error for Reported {}
+
 /// Prints the causes innermost first, so that the sentence with the remedy comes last.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    if error.is::<Reported>() {
+        return ExitCode::FAILURE;
+    }
     let mut causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
     causes.reverse();
     for cause in causes {
