@@ -110,13 +110,13 @@ impl Flow {
     }
 
     /// A packet of the living flow.
-    fn packet(&mut self, way: Way, flags: u8, now: u32) {
-        if self.rests() {
-            self.segment(way, flags);
-            return;
+    fn packet(&mut self, transport: Transport, way: Way, flags: u8, now: u32) {
+        if !self.rests() {
+            self.last = now;
         }
-        self.segment(way, flags);
-        self.last = now;
+        if transport == Transport::Tcp {
+            self.segment(way, flags);
+        }
     }
 
     fn segment(&mut self, way: Way, flags: u8) {
@@ -176,7 +176,7 @@ impl Model {
             if over || again {
                 *flow = Flow { port: flow.port, burst: flow.burst, ..Flow::default() };
             }
-            flow.packet(Way::Out, flags, now);
+            flow.packet(transport, Way::Out, flags, now);
             return Allowed::Sent(Reason::TranslatedOut, (key.1.0, flow.port));
         }
         if !opens(transport, flags) {
@@ -222,7 +222,7 @@ impl Model {
         }
         let mine = self.flows.keys().filter(|other| other.1.0 == key.1.0).count();
         let mut flow = Flow { port, burst: mine >= self.limits.guaranteed, ..Flow::default() };
-        flow.packet(Way::Out, flags, self.now);
+        flow.packet(key.0, Way::Out, flags, self.now);
         self.flows.insert(key, flow);
     }
 
@@ -236,7 +236,7 @@ impl Model {
         }
         let now = self.now;
         if let Some(flow) = self.flows.get_mut(&key) {
-            flow.packet(Way::In, flags, now);
+            flow.packet(transport, Way::In, flags, now);
         }
         Allowed::Sent(Reason::TranslatedIn, key.1)
     }

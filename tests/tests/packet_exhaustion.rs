@@ -74,7 +74,7 @@ fn eight_ports_serve_eight_flows_to_each_destination() {
 
 #[test]
 fn ports_are_not_handed_out_in_order() {
-    let lab = Lab::new(World::default().blocks(1024)).expect("lab");
+    let lab = Lab::new(World::default().blocks(1024).table(512, 512, 0)).expect("lab");
     let got: Vec<u16> = (0..100)
         .map(|number| lab.open(&udp(WEB, 1000 + number, SERVER)).expect("runs").expect("sent"))
         .collect();

