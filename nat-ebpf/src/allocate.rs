@@ -16,7 +16,7 @@ use crate::{
     atomic, event,
     maps::{BACKEND_STATE, BACKENDS, CONTROL, FLOWS, GRANT_STATE, GRANTS, SEARCH, TABLE},
     ports::{self, Search},
-    reap,
+    reap, record,
     verdict::{self, Verdict},
 };
 
@@ -26,6 +26,12 @@ pub(crate) const NOEXIST: u64 = 1;
 pub(crate) const EEXIST: i32 = -17;
 /// `E2BIG`: no free element.
 pub(crate) const E2BIG: i32 = -7;
+
+/// Whether an address is a backend's in the given bank.
+#[inline(always)]
+pub(crate) fn is_backend(bank: u32, address: [u8; 4]) -> bool {
+    BACKENDS.get_ptr(&BackendKey { address, bank }).is_some()
+}
 
 /// The grant of `source` for `class` in the bank in force: its slot and itself.
 #[inline(always)]
@@ -150,7 +156,7 @@ fn clear(entry: &mut FlowEntry) {
 #[inline(never)]
 fn undo(search: &Search, burst: u8, address: [u8; 4], port: [u8; 2]) {
     let _ = FLOWS.remove(&inbound_key(&search.key, address, port));
-    ports::release(search.slot, &search.key, address, port);
+    record::release(search.slot, &search.key, address, port);
     reap::discharge(search.slot, burst);
 }
 

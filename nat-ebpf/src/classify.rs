@@ -175,6 +175,10 @@ fn outbound(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival, control: &Cont
     let mut way = Route::default();
     route::lookup(ctx, arrival.ifindex, parsed.key.source, parsed.key.destination, &mut way);
     leaves_outside(&way)?;
+    // One-armed: a backend's own interface is also the outside one, yet what goes to a backend stays inside.
+    if way.role & ROLE_INSIDE != 0 && allocate::is_backend(control.bank & 1, parsed.key.destination) {
+        return Err(Verdict::of(Reason::NotOutbound));
+    }
     if matches!(parsed.key.source[0], 0 | 127 | 224..) {
         return Err(Verdict::of(Reason::InvalidSource));
     }

@@ -15,16 +15,16 @@ use aya_ebpf::{
 };
 use nat_common::{
     abi::{
-        config::{BackendKey, FrontendKey, ROLE_INSIDE},
+        config::{FrontendKey, ROLE_INSIDE},
         flow::{FlowKey, HALF_OUTBOUND},
     },
     net::{icmp, state},
 };
 
 use crate::{
-    atomic,
+    allocate, atomic,
     lookup::word,
-    maps::{BACKENDS, CONTROL, FLOWS, FRONTENDS, PORT_BY_IFINDEX, PORTS},
+    maps::{CONTROL, FLOWS, FRONTENDS, PORT_BY_IFINDEX, PORTS},
     parse::{ICMP, TCP, UDP},
     verdict,
 };
@@ -78,7 +78,7 @@ fn forwarded(skb: *mut __sk_buff) -> Fate {
     }
     let [source, destination] =
         [[header[12], header[13], header[14], header[15]], [header[16], header[17], header[18], header[19]]];
-    if may_leave(source, destination) {
+    if may_leave(skb, source, destination) {
         return Fate::Ours;
     }
     if header[6] & 0x3f != 0 || header[7] != 0 {
@@ -114,18 +114,15 @@ fn forwarded(skb: *mut __sk_buff) -> Fate {
     if rewrite(skb, &key, transport, address, port) { Fate::Translated } else { Fate::Stopped }
 }
 
-/// One-armed: what the stack forwards *to* a backend also leaves by this interface. And a packet that already has a
-/// frontend's address has nothing to hide.
+/// A packet that already has a frontend's address has nothing to hide. And one-armed, what goes to a backend leaves by
+/// this interface, too, but not to the outside.
 #[inline(always)]
-fn may_leave(source: [u8; 4], destination: [u8; 4]) -> bool {
+fn may_leave(skb: *mut __sk_buff, source: [u8; 4], destination: [u8; 4]) -> bool {
     let Some(control) = CONTROL.get_ptr(0) else { return false };
-    // SAFETY: array element.
-    let bank = unsafe { (*control).bank } & 1;
-    if FRONTENDS.get_ptr(&FrontendKey { address: source, bank }).is_some() {
-        return true;
-    }
-    BACKENDS.get_ptr(&BackendKey { address: destination, bank }).is_some()
-        && BACKENDS.get_ptr(&BackendKey { address: source, bank }).is_none()
+    // SAFETY: array element; the program's argument.
+    let (bank, to) = unsafe { ((*control).bank & 1, (*skb).ifindex) };
+    FRONTENDS.get_ptr(&FrontendKey { address: source, bank }).is_some()
+        || (is_inside(to) && allocate::is_backend(bank, destination))
 }
 
 #[inline(always)]

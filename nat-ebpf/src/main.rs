@@ -25,6 +25,7 @@ mod maps;
 mod parse;
 mod ports;
 mod reap;
+mod record;
 mod route;
 mod sweep;
 mod translate;

@@ -22,16 +22,16 @@ use aya_ebpf::{
 use nat_common::{
     Tick,
     abi::{
-        config::{CLASSES, Grant, grant_index},
+        config::{CLASSES, Grant},
         counters::Reason,
         flow::{FlowEntry, FlowKey, HALF_INBOUND, inbound_key, peer_key},
-        record::{LEAF_PORTS, LEAF_WORDS, PortRecord, RecordKey},
+        record::{LEAF_PORTS, LEAF_WORDS, PortRecord},
     },
     net::{
         state,
         timers::{self, GRACE},
     },
-    ports::{WORD_MASK, free_bit, leaf_ports, leaves, locate, number_of, scale, valid_bits},
+    ports::{WORD_MASK, free_bit, leaf_ports, leaves, locate, scale, valid_bits},
 };
 
 use crate::{
@@ -39,7 +39,9 @@ use crate::{
     atomic,
     lookup::{expired, word},
     maps::{CONTROL, FLOWS, GRANT_STATE, GRANTS, RECORDS, SEARCH, TABLE},
-    reap, verdict,
+    reap,
+    record::{mark, record_key, record_of, word_of},
+    verdict,
 };
 
 /// Random tries before the record is asked.
@@ -168,36 +170,6 @@ unsafe extern "C" fn step(_index: u32, _context: *mut c_void) -> i64 {
     let Some(grant) = GRANTS.get_ptr(search.grant) else { return 1 };
     search.outcome = if search.walking == 0 { pick(search, grant) } else { walk(search, grant) };
     i64::from(search.outcome != SEARCHING)
-}
-
-#[inline(always)]
-fn record_key(search: &Search, grant: *const Grant, leaf: u32) -> RecordKey {
-    RecordKey {
-        grant: search.slot,
-        destination: search.key.destination,
-        destination_port: search.key.destination_port,
-        leaf: leaf as u16,
-        // SAFETY: array element.
-        version: unsafe { (*grant).version },
-    }
-}
-
-/// The record of a leaf, made if it is not there.
-#[inline(always)]
-fn record_of(search: &mut Search, key: &RecordKey, tag: u64) -> Option<*mut PortRecord> {
-    if let Some(record) = RECORDS.get_ptr_mut(key) {
-        return Some(record);
-    }
-    search.blank.tag = tag;
-    // Exists already: another CPU was first, and its record is found below.
-    let _ = RECORDS.insert(key, &search.blank, NOEXIST);
-    RECORDS.get_ptr_mut(key)
-}
-
-#[inline(always)]
-fn word_of(record: *mut PortRecord, index: u32) -> *mut u64 {
-    // SAFETY: the index is masked to the array's length.
-    unsafe { (&raw mut (*record).words).cast::<u64>().add((index & WORD_MASK) as usize) }
 }
 
 /// Looks for a zero bit in the record of the current leaf.
@@ -367,42 +339,4 @@ fn evict(search: &Search) -> bool {
         unsafe { atomic::add(&raw mut (*table).taken_over, 1) };
     }
     removed
-}
-
-#[inline(always)]
-fn mark(key: &RecordKey, bit: u32) {
-    if let Some(record) = RECORDS.get_ptr_mut(key) {
-        // SAFETY: a word of a map value.
-        unsafe { atomic::fetch_or(word_of(record, bit >> 6), 1u64 << (bit & 63)) };
-    }
-}
-
-/// Clears a port's bit after its flow has left the table.
-#[inline(always)]
-pub(crate) fn release(slot: u32, key: &FlowKey, address: [u8; 4], port: [u8; 2]) {
-    let (Some(control), Some(state)) = (CONTROL.get_ptr(0), GRANT_STATE.get_ptr(slot)) else { return };
-    // SAFETY: array elements.
-    let (bank, pressed) = unsafe { ((*control).bank & 1, (*state).pressed) };
-    if pressed == 0 {
-        return;
-    }
-    let Some(grant) = GRANTS.get_ptr(grant_index(bank, slot)) else { return };
-    // SAFETY: array element.
-    let (number, version) = unsafe { (number_of(&*grant, address, port), (*grant).version) };
-    let Some(number) = number else { return };
-    let record = RecordKey {
-        grant: slot,
-        destination: key.destination,
-        destination_port: key.destination_port,
-        leaf: (number / LEAF_PORTS) as u16,
-        version,
-    };
-    if let Some(found) = RECORDS.get_ptr_mut(&record) {
-        let bit = number % LEAF_PORTS;
-        // SAFETY: words of a map value. In a recycled record a bit that is cleared by mistake costs one try.
-        unsafe {
-            atomic::and(word_of(found, bit >> 6), !(1u64 << (bit & 63)));
-            atomic::add(&raw mut (*found).epoch, 1);
-        }
-    }
 }

@@ -17,7 +17,7 @@ use crate::{
     atomic,
     lookup::{swap_word, word},
     maps::{BACKEND_STATE, FLOWS, GRANT_STATE, TABLE},
-    ports,
+    record,
 };
 
 /// Removes the flow whose outbound half is `entry` under `key`, if its state word is still `first`.
@@ -42,7 +42,7 @@ pub(crate) fn flow(key: &FlowKey, entry: *mut FlowEntry, first: u64) -> bool {
     // Absent already: cannot be, since only the actor who set DEAD removes.
     let _ = FLOWS.remove(key);
     let _ = FLOWS.remove(&inbound);
-    ports::release(grant, key, address, port);
+    record::release(grant, key, address, port);
     discharge(grant, half);
     if let Some(state) = GRANT_STATE.get_ptr_mut(grant) {
         // SAFETY: array element.
