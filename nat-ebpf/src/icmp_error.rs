@@ -35,14 +35,14 @@ struct Quoted {
     /// The tuple under which its flow is found: the quoted one, reversed.
     key: FlowKey,
     /// Protocol class.
-    class: u32,
+    class: u8,
     /// Offset of its IP header, relative to the outer one.
-    ip: usize,
+    ip: u8,
     /// Offset of its transport header, relative to the outer IP header.
-    transport: usize,
+    transport: u8,
     /// Offset of its TCP checksum, likewise; 0 if there is none: it is in the 17th and 18th byte, and errors may
     /// quote less (RFC 792: 8 bytes).
-    checksum: usize,
+    checksum: u8,
 }
 
 /// Reads the quoted packet. False for one that concerns no flow: no IPv4, a later fragment, too short, of another
@@ -75,11 +75,12 @@ fn read_quotation(ctx: *mut xdp_md, parsed: &Parsed, quoted: &mut Quoted) -> boo
         protocol: header[9],
         zone: [0; 3],
     };
-    quoted.class = class;
-    quoted.ip = base - parsed.network();
-    quoted.transport = transport - parsed.network();
+    quoted.class = class as u8;
+    quoted.ip = (base - parsed.network()) as u8;
+    let transport = transport - parsed.network();
+    quoted.transport = transport as u8;
     quoted.checksum =
-        if class == CLASS_TCP && quoted.transport + 18 <= parsed.total() { quoted.transport + 16 } else { 0 };
+        if class == CLASS_TCP && transport + 18 <= parsed.total() { transport as u8 + 16 } else { 0 };
     true
 }
 
@@ -109,14 +110,23 @@ fn error(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<Verdict
     let mut quoted = Quoted::default();
     // RFC 5508 REQ-3 (b): an error whose quoted header has a wrong checksum is not translated.
     if !read_quotation(ctx, parsed, &mut quoted)
-        || !translate::header_checksum_ok(ctx, parsed.network() + quoted.ip, quoted.transport - quoted.ip)
+        || !translate::header_checksum_ok(
+            ctx,
+            parsed.network() + usize::from(quoted.ip),
+            usize::from(quoted.transport - quoted.ip),
+        )
     {
         // Quotes nothing that could be a flow: the host's business if it owns the address.
         return Err(Verdict::of(stray_error(control.bank & 1, parsed.key.destination, CLASS_ICMP, [0; 2])));
     }
     let Some((address, port, outbound)) = flow_of(&quoted, control, arrival.now) else {
         let Quoted { key, class, .. } = quoted;
-        return Err(Verdict::of(stray_error(control.bank & 1, key.destination, class, key.destination_port)));
+        return Err(Verdict::of(stray_error(
+            control.bank & 1,
+            key.destination,
+            u32::from(class),
+            key.destination_port,
+        )));
     };
     let (side, other) = if outbound { (ROLE_INSIDE, ROLE_OUTSIDE) } else { (ROLE_OUTSIDE, ROLE_INSIDE) };
     if arrival.role & u32::from(side) == 0 {
@@ -206,20 +216,20 @@ fn rewrite(ctx: *mut xdp_md, l3: usize, quoted: &Quoted, edit: &Edit) -> Option<
 /// covers all of the quotation.
 #[inline(never)]
 fn inner(ctx: *mut xdp_md, l3: usize, quoted: &Quoted, edit: &Edit) -> bool {
-    let at = l3 + quoted.ip;
+    let at = l3 + usize::from(quoted.ip);
     let (Some(mut header), Some(mut first)) =
-        (frame::load::<[u8; IPV4]>(ctx, at), frame::load::<[u8; 8]>(ctx, l3 + quoted.transport))
+        (frame::load::<[u8; IPV4]>(ctx, at), frame::load::<[u8; 8]>(ctx, l3 + usize::from(quoted.transport)))
     else {
         return false;
     };
     let mut changes = quotation(quoted, edit, &mut header, &mut first);
-    frame::store(ctx, l3 + quoted.transport, &first);
+    frame::store(ctx, l3 + usize::from(quoted.transport), &first);
     frame::store(ctx, at, &header);
     if quoted.checksum != 0
-        && let Some(old) = frame::load::<[u8; 2]>(ctx, l3 + quoted.checksum)
+        && let Some(old) = frame::load::<[u8; 2]>(ctx, l3 + usize::from(quoted.checksum))
     {
         let new = edit.delta(quoted).apply(old);
-        frame::store(ctx, l3 + quoted.checksum, &new);
+        frame::store(ctx, l3 + usize::from(quoted.checksum), &new);
         changes = changes.word(old, new);
     }
     let at = at - size_of::<Icmpv4Hdr>() + 2;
@@ -262,7 +272,7 @@ fn quotation(quoted: &Quoted, edit: &Edit, inner: &mut [u8; IPV4], first: &mut [
     } else {
         [inner[12], inner[13], inner[14], inner[15]] = [a, b, c, d];
     }
-    if quoted.class == CLASS_ICMP {
+    if u32::from(quoted.class) == CLASS_ICMP {
         [first[4], first[5]] = edit.port;
         let old = [first[2], first[3]];
         let new = ports.apply(old);
@@ -274,7 +284,7 @@ fn quotation(quoted: &Quoted, edit: &Edit, inner: &mut [u8; IPV4], first: &mut [
     } else {
         [first[0], first[1]] = edit.port;
     }
-    if quoted.class == CLASS_UDP {
+    if u32::from(quoted.class) == CLASS_UDP {
         let old = [first[6], first[7]];
         let new = addresses.and(ports).apply_udp(old);
         [first[6], first[7]] = new;

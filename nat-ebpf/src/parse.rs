@@ -12,7 +12,7 @@ use nat_common::{
     },
     net::icmp,
 };
-use network_types::{icmp::Icmpv4Hdr, ip::Ipv4Hdr, tcp::TcpHdr, udp::UdpHdr};
+use network_types::{icmp::Icmpv4Hdr, tcp::TcpHdr, udp::UdpHdr};
 
 use crate::{constants, frame::Frame, verdict::Verdict};
 
@@ -29,9 +29,10 @@ pub(crate) const TCP: u8 = 6;
 /// See [`ICMP`].
 pub(crate) const UDP: u8 = 17;
 
-const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
-const ETHERTYPE_VLAN: [u8; 2] = [0x81, 0x00];
-const ETHERTYPE_SERVICE_VLAN: [u8; 2] = [0x88, 0xa8];
+// Ethertypes, as loaded.
+const ETHERTYPE_IPV4: u16 = 0x0800u16.to_be();
+const ETHERTYPE_VLAN: u16 = 0x8100u16.to_be();
+const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8u16.to_be();
 
 /// What the packet is to a NAT.
 #[repr(u8)]
@@ -51,7 +52,7 @@ pub(crate) enum Kind {
 }
 
 /// What later stages need to know. Small: it lives on the stack of the entry point.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Default)]
 pub(crate) struct Parsed {
     /// The 5-tuple; ports are zero unless `kind` is [`Kind::Query`].
@@ -117,18 +118,19 @@ pub(crate) fn packet(frame: &Frame, parsed: &mut Parsed) -> Result<(), Verdict> 
         return Err(Verdict::of(Reason::NotIpv4));
     }
     let header = ipv4(frame, parsed)?;
-    // SAFETY: `ipv4` has checked that the header is within the frame.
-    let Ipv4Hdr { frags, ttl, proto, src_addr, dst_addr, .. } = unsafe { *header };
-    parsed.key.source = src_addr;
-    parsed.key.destination = dst_addr;
-    parsed.key.protocol = proto;
+    let Ipv4Words { fragment, ttl_and_protocol, source, destination, .. } = header;
+    let [flags, _] = fragment.to_ne_bytes();
+    let [ttl, protocol] = ttl_and_protocol.to_ne_bytes();
+    parsed.key.source = source.to_ne_bytes();
+    parsed.key.destination = destination.to_ne_bytes();
+    parsed.key.protocol = protocol;
     parsed.ttl = ttl;
-    parsed.dont_fragment = frags[0] & 0x40 != 0;
-    if frags[0] & 0x3f != 0 || frags[1] != 0 {
+    parsed.dont_fragment = flags & 0x40 != 0;
+    if fragment & MORE_OR_OFFSET != 0 {
         parsed.kind = Kind::Fragment;
         return Ok(());
     }
-    match proto {
+    match protocol {
         TCP => tcp(frame, parsed),
         UDP => udp(frame, parsed),
         ICMP => icmp(frame, parsed),
@@ -142,19 +144,19 @@ pub(crate) fn packet(frame: &Frame, parsed: &mut Parsed) -> Result<(), Verdict> 
 const MALFORMED: Verdict = Verdict::of(Reason::Malformed);
 
 #[inline(always)]
-fn ethernet(frame: &Frame, parsed: &mut Parsed) -> Result<[u8; 2], Verdict> {
+fn ethernet(frame: &Frame, parsed: &mut Parsed) -> Result<u16, Verdict> {
     let mut offset = ETHERNET - 2;
-    let mut ethertype = read::<[u8; 2]>(frame, offset)?;
+    let mut ethertype = read::<u16>(frame, offset)?;
     if constants::trunk() {
         for tag in 0..2 {
             if ethertype != ETHERTYPE_VLAN && ethertype != ETHERTYPE_SERVICE_VLAN {
                 break;
             }
-            let control = read::<[u8; 2]>(frame, offset + 2)?;
-            parsed.vlan[tag] = u16::from_be_bytes(control) & 0x0fff;
+            let control = read::<u16>(frame, offset + 2)?;
+            parsed.vlan[tag] = u16::from_be(control) & 0x0fff;
             parsed.tags += 1;
             offset += TAG;
-            ethertype = read::<[u8; 2]>(frame, offset)?;
+            ethertype = read::<u16>(frame, offset)?;
         }
     }
     if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN {
@@ -164,13 +166,30 @@ fn ethernet(frame: &Frame, parsed: &mut Parsed) -> Result<[u8; 2], Verdict> {
     Ok(ethertype)
 }
 
+/// An IPv4 header (RFC 791) in words as they are loaded: fields of alignment 1 would be loaded byte by byte.
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+struct Ipv4Words {
+    version_and_tos: u16,
+    total: u16,
+    identification: u16,
+    fragment: u16,
+    ttl_and_protocol: u16,
+    checksum: u16,
+    source: u32,
+    destination: u32,
+}
+const _: () = assert!(size_of::<Ipv4Words>() == IPV4);
+
+/// "More fragments" and the fragment offset, as loaded.
+const MORE_OR_OFFSET: u16 = 0x3fffu16.to_be();
+
 #[inline(always)]
-fn ipv4(frame: &Frame, parsed: &mut Parsed) -> Result<*const Ipv4Hdr, Verdict> {
-    let header = frame.at::<Ipv4Hdr>(parsed.network()).ok_or(MALFORMED)?;
-    // SAFETY: `at` has checked that the header is within the frame.
-    let (version_and_length, total) = unsafe { ((*header).vihl, (*header).tot_len) };
+fn ipv4(frame: &Frame, parsed: &mut Parsed) -> Result<Ipv4Words, Verdict> {
+    let header = read::<Ipv4Words>(frame, parsed.network())?;
+    let [version_and_length, _] = header.version_and_tos.to_ne_bytes();
     let length = usize::from(version_and_length & 0x0f) * 4;
-    let total = usize::from(u16::from_be_bytes(total));
+    let total = usize::from(u16::from_be(header.total));
     if version_and_length >> 4 != 4
         || length < IPV4
         || total < length
@@ -191,16 +210,18 @@ fn payload(parsed: &Parsed) -> usize {
 
 #[inline(always)]
 fn tcp(frame: &Frame, parsed: &mut Parsed) -> Result<(), Verdict> {
-    let header = frame.at::<TcpHdr>(parsed.transport()).ok_or(MALFORMED)?.cast::<[u8; 20]>();
+    const { assert!(size_of::<TcpHdr>() == 20) }
+    let header = frame.at::<[u16; 10]>(parsed.transport()).ok_or(MALFORMED)?;
     // SAFETY: `at` has checked that the header is within the frame.
-    let header = unsafe { &*header };
-    let length = usize::from(header[12] >> 4) * 4;
+    let [source, destination, offset_and_flags] = unsafe { [(*header)[0], (*header)[1], (*header)[6]] };
+    let [offset, flags] = offset_and_flags.to_ne_bytes();
+    let length = usize::from(offset >> 4) * 4;
     if length < size_of::<TcpHdr>() || length > payload(parsed) {
         return Err(MALFORMED);
     }
-    parsed.key.source_port = [header[0], header[1]];
-    parsed.key.destination_port = [header[2], header[3]];
-    parsed.flags = header[13];
+    parsed.key.source_port = source.to_ne_bytes();
+    parsed.key.destination_port = destination.to_ne_bytes();
+    parsed.flags = flags;
     parsed.class = CLASS_TCP as u8;
     parsed.kind = Kind::Query;
     Ok(())
@@ -208,15 +229,14 @@ fn tcp(frame: &Frame, parsed: &mut Parsed) -> Result<(), Verdict> {
 
 #[inline(always)]
 fn udp(frame: &Frame, parsed: &mut Parsed) -> Result<(), Verdict> {
-    let header = frame.at::<UdpHdr>(parsed.transport()).ok_or(MALFORMED)?;
-    // SAFETY: `at` has checked that the header is within the frame.
-    let UdpHdr { src, dst, len, .. } = unsafe { *header };
-    let length = usize::from(u16::from_be_bytes(len));
+    const { assert!(size_of::<UdpHdr>() == 8) }
+    let [source, destination, length, _] = read::<[u16; 4]>(frame, parsed.transport())?;
+    let length = usize::from(u16::from_be(length));
     if length < size_of::<UdpHdr>() || length > payload(parsed) {
         return Err(MALFORMED);
     }
-    parsed.key.source_port = src;
-    parsed.key.destination_port = dst;
+    parsed.key.source_port = source.to_ne_bytes();
+    parsed.key.destination_port = destination.to_ne_bytes();
     parsed.class = CLASS_UDP as u8;
     parsed.kind = Kind::Query;
     Ok(())

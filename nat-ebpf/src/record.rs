@@ -11,6 +11,7 @@ use nat_common::{
 };
 
 use crate::{
+    allocate::NOEXIST,
     atomic,
     maps::{CONTROL, GRANT_STATE, GRANTS, RECORDS},
     ports::Search,

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Writing addresses, ports and checksums. Nothing here decides; every bounds check comes before the first write.
 
-use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_load_bytes};
-use nat_common::net::{
-    checksum::{Delta, fold},
-    state::Direction,
-};
-use network_types::{icmp::Icmpv4Hdr, ip::Ipv4Hdr, tcp::TcpHdr, udp::UdpHdr};
-
 use crate::{
     frame::Frame,
     lookup::Rewrite,
     parse::{ICMP, Parsed, TCP},
 };
+use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_load_bytes};
+use nat_common::net::{
+    checksum::{Delta, fold},
+    state::Direction,
+};
 
-/// Rewrites one end of a packet whose IPv4 header is at `l3`. `None`, and nothing written, if a header is not where it was parsed.
+/// Rewrites one end of a packet whose IPv4 header is at `l3`. `None`, and nothing written, if a header is not where it
+/// was parsed.
+///
+/// Headers are written as 16-bit words (RFC 791, RFC 9293, RFC 768, RFC 792): LLVM turns a field of alignment 1 into
+/// as many instructions as it has bytes.
 #[inline(always)]
 pub(crate) fn packet(
     frame: &Frame,
@@ -23,77 +25,51 @@ pub(crate) fn packet(
     rewrite: &Rewrite,
     decrement_ttl: bool,
 ) -> Option<()> {
-    let &Rewrite { direction, address, port, .. } = rewrite;
-    let outbound = matches!(direction, Direction::Outbound);
+    let outbound = matches!(rewrite.direction, Direction::Outbound);
     let (old_address, old_port) = if outbound {
         (parsed.key.source, parsed.key.source_port)
     } else {
         (parsed.key.destination, parsed.key.destination_port)
     };
-    let ip = frame.at::<Ipv4Hdr>(l3)?;
+    let ip = frame.at::<[u16; 10]>(l3)?;
+    let addresses = Delta::ZERO.address(old_address, rewrite.address);
+    let port = u16::from_ne_bytes(rewrite.port);
+    let ports = Delta::ZERO.native(u16::from_ne_bytes(old_port), port);
     let l4 = l3 + parsed.header();
-    let addresses = Delta::ZERO.address(old_address, address);
-    let ports = Delta::ZERO.word(old_port, port);
-    // SAFETY: every pointer below comes from `Frame::at` with the type it is used as.
+    let end = usize::from(!outbound);
+    // SAFETY: every pointer comes from `Frame::at`; indices are within its type.
     unsafe {
         match parsed.key.protocol {
             TCP => {
-                let tcp = frame.at::<TcpHdr>(l4)?;
-                if outbound {
-                    (*tcp).source = port
-                } else {
-                    (*tcp).dest = port
-                }
-                (*tcp).check = addresses.and(ports).apply((*tcp).check);
+                let tcp = frame.at::<[u16; 10]>(l4)?;
+                (*tcp)[end] = port;
+                (*tcp)[8] = addresses.and(ports).apply_native((*tcp)[8]);
             }
             ICMP => {
-                let icmp = frame.at::<Icmpv4Hdr>(l4)?;
-                (*icmp).data[0] = port[0];
-                (*icmp).data[1] = port[1];
-                (*icmp).check = ports.apply((*icmp).check);
+                let icmp = frame.at::<[u16; 4]>(l4)?;
+                (*icmp)[2] = port;
+                (*icmp)[1] = ports.apply_native((*icmp)[1]);
             }
             _ => {
-                let udp = frame.at::<UdpHdr>(l4)?;
-                if outbound {
-                    (*udp).src = port
-                } else {
-                    (*udp).dst = port
-                }
-                (*udp).check = addresses.and(ports).apply_udp((*udp).check);
+                let udp = frame.at::<[u16; 4]>(l4)?;
+                (*udp)[end] = port;
+                (*udp)[3] = u16::from_ne_bytes(addresses.and(ports).apply_udp((*udp)[3].to_ne_bytes()));
             }
         }
-        ipv4(ip, direction, address, addresses, decrement_ttl);
+        let [a, b, c, d] = rewrite.address;
+        let at = if outbound { 6 } else { 8 };
+        (*ip)[at] = u16::from_ne_bytes([a, b]);
+        (*ip)[at + 1] = u16::from_ne_bytes([c, d]);
+        let mut changes = addresses;
+        if decrement_ttl {
+            let [ttl, protocol] = (*ip)[4].to_ne_bytes();
+            let new = u16::from_ne_bytes([ttl - 1, protocol]);
+            changes = changes.native((*ip)[4], new);
+            (*ip)[4] = new;
+        }
+        (*ip)[5] = changes.apply_native((*ip)[5]);
     }
     Some(())
-}
-
-/// Rewrites the IPv4 header.
-///
-/// # Safety
-/// `ip` points to a whole header within the frame.
-#[inline(always)]
-pub(crate) unsafe fn ipv4(
-    ip: *mut Ipv4Hdr,
-    direction: Direction,
-    address: [u8; 4],
-    addresses: Delta,
-    decrement_ttl: bool,
-) {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        let mut delta = addresses;
-        if decrement_ttl {
-            let (ttl, protocol) = ((*ip).ttl, (*ip).proto);
-            delta = delta.word([ttl, protocol], [ttl - 1, protocol]);
-            (*ip).ttl = ttl - 1;
-        }
-        (*ip).check = delta.apply((*ip).check);
-        if matches!(direction, Direction::Outbound) {
-            (*ip).src_addr = address;
-        } else {
-            (*ip).dst_addr = address;
-        }
-    }
 }
 
 /// Longest stretch that [`sum`] adds up: an ICMP header and a quotation of 60 + 8 bytes, rounded up.

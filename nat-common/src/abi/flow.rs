@@ -16,7 +16,7 @@ use bytemuck::{Pod, Zeroable};
 ///
 /// For ICMP echo the identifier takes the place of the port at the inner side: `source_port` outbound,
 /// `destination_port` inbound; the other one is zero (RFC 5508 §3.1).
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
 pub struct FlowKey {
     /// Source address, network byte order.

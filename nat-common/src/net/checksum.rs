@@ -25,6 +25,13 @@ impl Delta {
         Self(self.0 + !old as u32 + new as u32)
     }
 
+    /// A 16-bit word changes, both as loaded from memory (native order).
+    #[inline(always)]
+    #[must_use]
+    pub const fn native(self, old: u16, new: u16) -> Self {
+        Self(self.0 + !old as u32 + new as u32)
+    }
+
     /// A 32-bit address changes.
     #[inline(always)]
     #[must_use]
@@ -45,6 +52,13 @@ impl Delta {
     pub const fn apply(self, stored: [u8; 2]) -> [u8; 2] {
         let sum = (!u16::from_ne_bytes(stored)) as u32 + self.0;
         (!fold(sum)).to_ne_bytes()
+    }
+
+    /// [`Self::apply`] to a checksum as loaded from memory (native order).
+    #[inline(always)]
+    #[must_use]
+    pub const fn apply_native(self, stored: u16) -> u16 {
+        !fold((!stored) as u32 + self.0)
     }
 
     /// The checksum of a UDP datagram after the change (RFC 768): zero means "none" and stays; a computed zero is
@@ -97,6 +111,7 @@ mod tests {
             data[4..8].copy_from_slice(&address);
             data[8..10].copy_from_slice(&port);
             prop_assert_eq!(delta.apply(before), full(&data));
+            prop_assert_eq!(delta.apply_native(u16::from_ne_bytes(before)).to_ne_bytes(), full(&data));
         }
 
         #[test]
