@@ -132,8 +132,7 @@ fn tests_that_documents_name_exist() {
         for name in read(document).split('`').skip(1).step_by(2) {
             let Some((file, test)) = place(name) else { continue };
             let source = read(&file);
-            let there =
-                source.contains(&format!("fn {test}(")) || source.contains(&format!("\"{test}\""));
+            let there = source.contains(&format!("fn {test}(")) || source.contains(&format!("\"{test}\""));
             assert!(there, "{document} names `{name}`, which is not in {file}");
             found += 1;
         }
