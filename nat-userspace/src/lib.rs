@@ -6,6 +6,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod datapath;
+pub mod demo;
 pub mod plan;
 pub mod preflight;
 pub mod view;

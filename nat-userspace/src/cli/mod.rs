@@ -3,6 +3,7 @@
 //! `run(&Args) -> anyhow::Result<ExitCode>`.
 
 pub mod check;
+pub mod demo;
 pub mod detach;
 pub mod flows;
 pub mod ports;
@@ -40,6 +41,7 @@ pub struct Cli {
 /// What a newcomer does next.
 const START: &str = "\
 Start with:
+  sudo natgw demo                       watch it at work in a throw-away network
   natgw check --config natgw.toml       check a configuration and print its port plan, without root
   sudo natgw run --config natgw.toml    translate; logs `ready` when packets are being translated
   sudo natgw status                     is it translating, since when, what needs attention
@@ -66,6 +68,7 @@ enum Command {
     Ports(ports::Args),
     Stats(stats::Args),
     Detach(detach::Args),
+    Demo(demo::Args),
 }
 
 impl Cli {
@@ -87,6 +90,7 @@ impl Cli {
             Some(Command::Flows(args)) => flows::run(args),
             Some(Command::Ports(args)) => ports::run(args),
             Some(Command::Stats(args)) => stats::run(args),
+            Some(Command::Demo(args)) => demo::run(args),
         }
     }
 }
