@@ -95,3 +95,18 @@ fn detaching_leaves_nothing_behind() -> Result<()> {
     gateway.command(&["detach"]).context("a second time")?;
     Ok(())
 }
+
+/// The daemon had no chance to tidy up.
+#[test]
+fn detaching_after_a_kill_leaves_nothing_behind_either() -> Result<()> {
+    let network = Network::new()?;
+    let mut gateway = Gateway::start(&network.gateway, &daemon::usual())?;
+    gateway.kill()?;
+    gateway.command(&["detach"])?;
+    let links = network.at_gateway("ip", &["-details", "link"])?;
+    ensure!(!links.contains("xdp"), "{links}");
+    for path in [format!("/sys/fs/bpf/natgw/{}", gateway.name), format!("/run/natgw/{}.sock", gateway.name)] {
+        ensure!(!std::path::Path::new(&path).exists(), "{path} is still there");
+    }
+    Ok(())
+}

@@ -255,6 +255,8 @@ impl Drop for Gateway<'_> {
         }
         let detached = self.command(&["detach"]);
         let _ = std::fs::remove_file(&self.config);
+        // Detaching leaves the lock file, so that two that take it never hold different files. Here nobody else will.
+        let _ = std::fs::remove_file(format!("/run/natgw/{}.lock", self.name));
         if let Err(error) = detached
             && !thread::panicking()
         {
