@@ -5,6 +5,7 @@
 //! made carries the name of the demo, by which [`clean`] finds and removes it, whatever happened before.
 
 mod clean;
+mod frames;
 mod gateway;
 pub(crate) mod interrupt;
 mod namespace;
@@ -26,6 +27,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nat_common::abi::counters::Reason;
 
 use self::{
     clean::Guard,
@@ -144,7 +146,7 @@ fn perform(instance: &Instance, options: &Options) -> Result<()> {
 fn baseline(say: &mut Say, world: &World, server: &Server) -> Result<Figures> {
     say.step("First without natgw: nftables masquerade in the gateway, for comparison")?;
     say.text(
-        "4 s of bulk TCP and small UDP datagrams from web to server1; natgw gets the same further below.",
+        "4 s of bulk TCP and small frames from web towards server1; natgw gets the same further below.",
     )?;
     throughput::masquerade(world, server).context("measuring nftables masquerade")
 }
@@ -155,7 +157,7 @@ fn story(demo: &mut Demo<'_>, masquerade: Option<Figures>) -> Result<()> {
     let rules = gateway::CONFIG.lines().skip_while(|line| !line.starts_with("[[frontend]]"));
     demo.say.verbatim(&rules.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n"))?;
     let took = demo.gateway.start()?;
-    demo.say.claim(true, &format!("ready after {} ms; its log:", took.as_millis()), String::new)?;
+    demo.say.done(&format!("ready after {} ms; its log:", took.as_millis()))?;
     demo.say.verbatim(&demo.gateway.log(3).join("\n"))?;
     traffic::downloads(demo)?;
     let mut exhausted = exhaustion::exhaust(demo)?;
@@ -168,8 +170,16 @@ fn story(demo: &mut Demo<'_>, masquerade: Option<Figures>) -> Result<()> {
     crash::kill(demo, &mut exhausted.other[0])?;
     if let Some(masquerade) = masquerade {
         demo.say.step("Throughput: natgw beside nftables masquerade")?;
+        let before = demo.gateway.verdicts(Reason::TranslatedOut)?;
         let natgw = throughput::measure(demo.world, &demo.servers[0]).context("measuring natgw")?;
+        let translated = demo.gateway.verdicts(Reason::TranslatedOut)? - before;
         throughput::compare(&demo.say, natgw, masquerade)?;
+        let claim = format!(
+            "none went past it: {} frames were counted, {translated} packets translated",
+            natgw.arrived
+        );
+        let all = natgw.arrived > 0 && translated >= natgw.arrived;
+        demo.say.claim(all, &claim, || "more frames than translations".to_owned())?;
     }
     exhaustion::recover(demo, &mut exhausted)?;
     tables::show(demo)?;

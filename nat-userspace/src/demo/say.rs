@@ -64,7 +64,8 @@ impl Say {
     /// Something that is shown verbatim, line by line.
     pub(super) fn verbatim(&self, text: &str) -> Result<()> {
         for each in text.lines() {
-            line(&format!("{:INDENT$}{}", "", self.style.paint(Paint::Dim, each)).trim_end())?;
+            let shown = format!("{:INDENT$}{}", "", self.style.paint(Paint::Dim, each));
+            line(shown.trim_end())?;
         }
         Ok(())
     }
@@ -75,6 +76,11 @@ impl Say {
             bail!("this did not happen: {claim}; found instead: {}", found());
         }
         self.hanging(Paint::Good, "ok  ", claim)
+    }
+
+    /// Something that has been checked on the way.
+    pub(super) fn done(&self, what: &str) -> Result<()> {
+        self.hanging(Paint::Good, "ok  ", what)
     }
 
     /// A command line, as a user would type it.

@@ -106,7 +106,7 @@ pub(in crate::demo) fn recover(demo: &mut Demo<'_>, exhausted: &mut Exhausted) -
         let stream = socket::connect(&job.namespace, one.at(ECHO));
         exhausted.first.push(stream.with_context(|| format!("recovered port {}", number + 1))?);
     }
-    demo.say.claim(true, &format!("{ENDED} new connections to {} are open", one.at(ECHO)), String::new)?;
+    demo.say.done(&format!("{ENDED} new connections to {} are open", one.at(ECHO)))?;
     refused(demo, job, one.at(ECHO), "one more is refused again")?;
     let all = [&mut exhausted.first, &mut exhausted.second, &mut exhausted.other];
     let mut talking = 0;

@@ -93,7 +93,7 @@ pub(in crate::demo) fn intruder(demo: &mut Demo<'_>, held: &mut TcpStream, port:
     let claim = format!("the counter `no_mapping` went up by {}: each of its packets", syns + 1);
     demo.say.claim(counted == syns + 1, &claim, || counted.to_string())?;
     socket::echo(held, "still mine").context("the connection that holds the port")?;
-    demo.say.claim(true, &format!("the connection of {} is not disturbed", job.name), String::new)
+    demo.say.done(&format!("the connection of {} is not disturbed", job.name))
 }
 
 #[cfg(test)]
