@@ -144,15 +144,10 @@ fn inbound(parsed: &Parsed, frontend: *const Frontend) -> Result<u64, Verdict> {
 /// backend holds the quoted port.
 #[inline(always)]
 pub(crate) fn stray_error(bank: u32, address: [u8; 4], class: u32, port: [u8; 2]) -> Reason {
-    match frontend_of(bank, address) {
-        // SAFETY: array element.
-        Some(frontend)
-            if unsafe { (*frontend).flags } & FRONTEND_LOCAL != 0 && !claimed(frontend, class, port) =>
-        {
-            Reason::HostTraffic
-        }
-        _ => Reason::IcmpErrorNoFlow,
-    }
+    let Some(frontend) = frontend_of(bank, address) else { return Reason::IcmpErrorNoFlow };
+    // SAFETY: array element.
+    let local = unsafe { (*frontend).flags } & FRONTEND_LOCAL != 0;
+    if local && !claimed(frontend, class, port) { Reason::HostTraffic } else { Reason::IcmpErrorNoFlow }
 }
 
 /// Whether some backend holds the port.
@@ -174,7 +169,7 @@ fn outbound(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival, control: &Cont
     }
     let mut way = Route::default();
     route::lookup(ctx, arrival.ifindex, parsed.key.source, parsed.key.destination, &mut way);
-    leaves_outside(&way)?;
+    leaves_outside(&way, control.bank & 1, parsed.key.source)?;
     // One-armed: a backend's own interface is also the outside one, yet what goes to a backend stays inside.
     if way.role & ROLE_INSIDE != 0 && allocate::is_backend(control.bank & 1, parsed.key.destination) {
         return Err(Verdict::of(Reason::NotOutbound));
@@ -191,11 +186,16 @@ fn outbound(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival, control: &Cont
     }
 }
 
-/// The route decides whether a packet is outbound at all (DESIGN: "whose route leaves by an outside interface").
+/// The route decides whether a packet is outbound at all: it is if it leaves by an outside interface. A backend's
+/// packet that would leave by an interface that is not configured is dropped: it may be an outside interface that was
+/// made anew a moment ago, without a guard yet.
 #[inline(always)]
-fn leaves_outside(way: &Route) -> Result<(), Verdict> {
+fn leaves_outside(way: &Route, bank: u32, source: [u8; 4]) -> Result<(), Verdict> {
     match way.answer {
         Answer::Found | Answer::Unresolved if way.role & ROLE_OUTSIDE != 0 => Ok(()),
+        Answer::Found | Answer::Unresolved if way.role == 0 && allocate::is_backend(bank, source) => {
+            Err(Verdict::of(Reason::ForeignInterface))
+        }
         Answer::Found | Answer::Unresolved => Err(Verdict::of(Reason::NotOutbound)),
         Answer::Local => Err(Verdict::of(Reason::Local)),
         Answer::ForwardingOff => Err(Verdict::of(Reason::ForwardingOff)),

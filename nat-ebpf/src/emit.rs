@@ -31,6 +31,9 @@ pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, rewrite: &Rewrite) -> Resu
     if parsed.ttl <= 1 {
         return Err(Verdict::answer(Reason::TtlExceeded, 0));
     }
+    if rewrite.slot == route::NOWHERE {
+        return Err(Verdict::of(Reason::RouteLost));
+    }
     if rewrite.slot == route::FOREIGN {
         if outbound {
             return Err(to_guard());
@@ -59,10 +62,8 @@ pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, rewrite: &Rewrite) -> Resu
 #[inline(always)]
 pub(crate) fn to_guard() -> Verdict {
     // SAFETY: array element.
-    match CONTROL.get_ptr(0) {
-        Some(control) if unsafe { (*control).guarded } != 0 => Verdict::of(Reason::NeighbourUnresolved),
-        _ => Verdict::of(Reason::NotConfigured),
-    }
+    let guarded = CONTROL.get_ptr(0).is_some_and(|control| unsafe { (*control).guarded } != 0);
+    Verdict::of(if guarded { Reason::NeighbourUnresolved } else { Reason::NotConfigured })
 }
 
 /// Counts the packet on its half. Atomic because two CPUs may carry packets of one half, and because the element may

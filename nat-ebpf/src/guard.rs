@@ -40,17 +40,17 @@ pub(crate) fn egress(skb: *mut __sk_buff) -> i32 {
     // SAFETY: the program's argument.
     let (protocol, from) = unsafe { ((*skb).protocol, (*skb).ingress_ifindex) };
     if protocol != IPV4 || from == 0 || !is_inside(from) {
-        return TC_ACT_OK as i32;
+        return TC_ACT_OK;
     }
     match forwarded(skb) {
-        Fate::Ours => TC_ACT_OK as i32,
+        Fate::Ours => TC_ACT_OK,
         Fate::Translated => {
             verdict::count(|counters| counters.guard_translated += 1);
-            TC_ACT_OK as i32
+            TC_ACT_OK
         }
         Fate::Stopped => {
             verdict::count(|counters| counters.guard_dropped += 1);
-            TC_ACT_SHOT as i32
+            TC_ACT_SHOT
         }
     }
 }

@@ -141,7 +141,8 @@ fn error(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<Verdict
     let edit = Edit { address, port, outbound, decrement: 1 };
     if !matches!(way.answer, Answer::Found) || way.role & other == 0 {
         if outbound {
-            return Err(to_guard());
+            let unresolved = matches!(way.answer, Answer::Unresolved) && way.role & other != 0;
+            return Err(if unresolved { to_guard() } else { Verdict::of(Reason::RouteLost) });
         }
         // The stack decrements the TTL itself.
         rewrite(ctx, parsed.network(), &quoted, &Edit { decrement: 0, ..edit })

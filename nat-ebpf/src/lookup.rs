@@ -106,8 +106,10 @@ pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Resu
             _ => return Err(Verdict::of(Reason::FlowRace)),
         }
     }
+    // The nonce, too: the same tuple may have been removed and opened again in the same element.
+    let first = word(entry);
     let rewrite = rewrite_of(entry, direction);
-    if word(entry) as u32 != parsed.key.fold() {
+    if first as u32 != parsed.key.fold() || (word(entry) ^ first) & !(u64::from(state::MASK) << 32) != 0 {
         return Err(Verdict::of(Reason::FlowRecycled));
     }
     Ok(Found::Alive(rewrite))

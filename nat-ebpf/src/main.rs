@@ -6,6 +6,10 @@
 //! a packet before everything that can fail has succeeded.
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "aya's map methods take keys by value or by reference: by value they are copied to the stack, of which there are 512 bytes"
+)]
 #![feature(asm_experimental_arch)]
 
 mod allocate;

@@ -108,7 +108,7 @@ fn touch(ctx: *mut xdp_md, visit: &Visit, entry: *mut FlowEntry, control: &Contr
             (*entry).mtu = way.mtu;
             (*entry).slot = slot;
             // A way that is not there is looked up again in the next tick.
-            (*entry).epoch = if slot == route::FOREIGN { 0 } else { control.epoch };
+            (*entry).epoch = if slot >= route::NOWHERE { 0 } else { control.epoch };
             if word(entry) as u32 != first as u32 {
                 // Recycled between the comparison and the writes: its new owner looks up its next hop again.
                 (*entry).epoch = 0;
@@ -135,12 +135,14 @@ fn way(ctx: *mut xdp_md, visit: &Visit, entry: *const FlowEntry) -> (u8, Route) 
     };
     let mut way = Route::default();
     route::lookup(ctx, visit.ifindex, visit.key.source, destination, &mut way);
+    if matches!(way.answer, Answer::Unresolved) {
+        event::neighbour(visit.key, way.ifindex, way.neighbour, visit.now);
+    }
     let slot = match way.answer {
         Answer::Found if way.role & wanted != 0 => way.slot,
-        Answer::Unresolved => {
-            event::neighbour(visit.key, way.ifindex, way.neighbour, visit.now);
-            route::FOREIGN
-        }
+        // The guard sits on outside ports only: what would leave by another interface must not go to the stack.
+        Answer::Unresolved if way.role & wanted != 0 => route::FOREIGN,
+        _ if wanted == ROLE_OUTSIDE => route::NOWHERE,
         _ => route::FOREIGN,
     };
     (slot, way)

@@ -15,7 +15,7 @@ const INET: u8 = 2;
 // `BPF_FIB_LKUP_RET_*` of include/uapi/linux/bpf.h and what each obliges the caller to do.
 /// Send to `dmac` on `ifindex`.
 const SUCCESS: i64 = 0;
-/// The address is local, or a broadcast: the stack's business.
+/// The address is local or a broadcast, or there is no route at all: the stack's business.
 const NOT_FORWARDED: i64 = 4;
 /// `net.ipv4.conf.*.forwarding` is off on the incoming interface.
 const FORWARDING_DISABLED: i64 = 5;
@@ -29,7 +29,7 @@ pub(crate) enum Answer {
     Found,
     /// The port is known, the MAC address is not.
     Unresolved,
-    /// One of the gateway's own addresses, or a broadcast.
+    /// One of the gateway's own addresses, a broadcast, or no route at all: the kernel does not tell them apart.
     Local,
     /// Forwarding is off on the incoming interface.
     ForwardingOff,
@@ -59,6 +59,9 @@ pub(crate) struct Route {
 
 /// No port of ours.
 pub(crate) const FOREIGN: u8 = 255;
+/// For outbound halves, where [`FOREIGN`] means "an outside port, but the neighbour's MAC address is not known": no
+/// usable way at all.
+pub(crate) const NOWHERE: u8 = 254;
 
 /// Looks up the way from interface `from` to `destination`, with policy routing by `source`.
 ///

@@ -349,7 +349,7 @@ pub struct IcmpBudget {
 }
 layout!(IcmpBudget, 8);
 
-/// ICMP errors a CPU may generate per tick: about 1,000 a second, as Linux' `icmp_msgs_per_sec`.
+/// ICMP errors that one CPU may generate for one device per tick: about 1,000 a second, as Linux' `icmp_msgs_per_sec`.
 pub const ICMP_ERRORS_PER_TICK: u32 = 512;
 
 /// The bytes of a NUL-padded name as text; what is not UTF-8 is replaced by nothing.

@@ -64,13 +64,13 @@ reasons! {
     TooBig = 6, "too_big", Answered, "larger than the next link and not to be fragmented, answered with ICMP fragmentation needed";
     NotIpv4 = 7, "not_ipv4", Passed, "ARP, IPv6 or another ethertype";
     OtherVlan = 8, "other_vlan", Passed, "tagged for a VLAN, or untagged on a trunk, that is not configured here";
-    Local = 9, "local", Passed, "for one of the gateway's own addresses";
+    Local = 9, "local", Passed, "for one of the gateway's own addresses, or the routing tables know no way at all: the stack takes or answers it";
     NotOutbound = 10, "not_outbound", Passed, "its route does not leave by an outside interface (backend to backend)";
     NotFrontend = 11, "not_frontend", Passed, "arrived outside for an address that is not a frontend";
     HostTraffic = 12, "host_traffic", Passed, "for a frontend address that the host owns, to a port that no backend holds";
     Multicast = 13, "multicast", Passed, "multicast or broadcast";
     NeighbourUnresolved = 14, "neighbour_unresolved", Passed, "next hop has no MAC address yet: the stack resolves it and forwards, the guard translates";
-    NoRoute = 15, "no_route", Passed, "no usable route: the stack answers";
+    NoRoute = 15, "no_route", Passed, "its route is a blackhole, unreachable, prohibited or encapsulated: the stack answers";
     NoOutboundRule = 16, "no_outbound_rule", Dropped, "no outbound rule covers this source address and protocol";
     NoFreePort = 17, "no_free_port", Dropped, "every port of the backend is taken for this destination";
     NoMapping = 18, "no_mapping", Dropped, "arrived outside for a port that a backend holds, but no flow matches";
@@ -93,6 +93,8 @@ reasons! {
     ForwardingOff = 35, "forwarding_off", Passed, "forwarding is off on the interface it came from, so the stack forwards nothing either";
     InvalidSource = 36, "invalid_source", Dropped, "source address that no host may have (zero, loopback, multicast, broadcast)";
     NotConfigured = 37, "not_configured", Dropped, "the data path's own tables are not there: a defect or a half-finished start";
+    RouteLost = 38, "route_lost", Dropped, "the flow's route is gone or no longer leaves by an outside interface";
+    ForeignInterface = 39, "foreign_interface", Dropped, "from a backend, and its route leaves by an interface that is neither inside nor outside: nothing guards it";
 }
 
 impl Reason {
