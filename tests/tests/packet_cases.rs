@@ -40,7 +40,9 @@ fn vlan() {
 }
 
 /// Verdicts that no sequence of single packets on one CPU reaches for certain, and where they are tested.
-const ELSEWHERE: [(Reason, &str); 6] = [
+const ELSEWHERE: [(Reason, &str); 8] = [
+    (Reason::RouteLost, "packet_routes"),
+    (Reason::ForeignInterface, "packet_routes"),
     (Reason::NoFreePort, "packet_exhaustion"),
     (Reason::TableFull, "packet_table"),
     (Reason::TableShare, "packet_table"),

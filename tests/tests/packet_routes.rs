@@ -89,11 +89,36 @@ fn a_route_that_leads_elsewhere_ends_nothing_and_leaks_nothing() {
         told(&mut lab);
         let seen = lab.send(0, &out).expect("one verdict");
         assert!(seen.sent.is_none(), "{route}: sent with {:?}", seen.reason);
+        assert_eq!(seen.reason, Reason::RouteLost, "{route}");
         lab.namespace.ip(&["route del 192.0.2.80/32"]).expect("route");
         told(&mut lab);
         assert_eq!(next_hop(&lab, 0, &out), mac_of([198, 51, 100, 254]), "{route}, and back again");
         lab.audit().expect("audit");
     }
+}
+
+/// An interface that is neither inside nor outside has no guard: nothing of a backend may be left to the stack that
+/// would leave by it. It may be an outside interface that was made anew.
+#[test]
+fn a_backend_does_not_leave_by_an_interface_that_nothing_guards() {
+    let (mut lab, out, _) = lab(World::default());
+    lab.namespace
+        .ip(&[
+            "link add dmz0 type veth peer name dmz1",
+            "link set dmz0 up",
+            "link set dmz1 up",
+            "addr add 10.99.0.1/24 dev dmz0",
+            "neigh replace 10.99.0.2 lladdr 02:00:00:00:00:99 dev dmz0 nud permanent",
+        ])
+        .expect("a third interface");
+    assert_eq!(reason(&lab, 0, &Packet::udp(CLIENT, ([10, 99, 0, 2], 53))), Reason::ForeignInterface);
+    assert_eq!(reason(&lab, 0, &Packet::udp(CLIENT, ([10, 99, 0, 3], 53))), Reason::ForeignInterface);
+    // Not a backend: the host's routing is its own business.
+    assert_eq!(reason(&lab, 0, &Packet::udp(([10, 0, 9, 9], 1), ([10, 99, 0, 2], 53))), Reason::NotOutbound);
+    lab.namespace.ip(&["route add 192.0.2.80/32 via 10.99.0.2"]).expect("route");
+    told(&mut lab);
+    assert_eq!(reason(&lab, 0, &out), Reason::RouteLost);
+    lab.audit().expect("audit");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::{
         attach::{self, Mode},
         bank::{self, LiveFlows},
         guard,
-        layout::{self, Device, Layout, Lower},
+        layout::{self, Device, Lower},
         ports,
         tables::Tables,
     },
@@ -46,36 +46,54 @@ impl Gateway {
         let previous = bank::plan_of(&reading);
         let plan = plan::plan(&config, Some(&previous), &LiveFlows::new(&tables, &reading))?;
         self.config = config;
-        let owned = self.assign(&layout, devices, journal).await?;
-        ports::write(&self.instance, &layout)?;
         self.layout = layout;
-        self.flip(plan, &owned)?;
+        // The guard first: from `ports::write` on, the data path may leave a packet to it.
         self.put_guards(Some(&mut *journal))?;
+        ports::write(&self.instance, &self.layout)?;
+        self.flip(plan, &self.to_be_owned(devices))?;
         self.control.update(|control| control.guarded = 1)?;
         self.put_programs(devices, Some(&mut *journal))?;
+        // The addresses after the programs: until then the host would answer for flows that it does not know.
+        self.assign(devices, journal).await?;
         self.forward(Some(journal))?;
         self.remove_unconfigured();
         Ok(())
     }
 
+    /// The host's addresses once [`Self::assign`] has added the missing frontends.
+    fn to_be_owned(&self, devices: &[Device]) -> HashSet<Ipv4Addr> {
+        let mut owned: HashSet<Ipv4Addr> =
+            devices.iter().flat_map(|device| device.addresses.iter().copied()).collect();
+        if self.config.assign_frontends {
+            owned
+                .extend(self.config.frontends.iter().flat_map(|frontend| frontend.addresses.iter().copied()));
+        }
+        owned
+    }
+
     /// Adds the missing frontend addresses. Returns all addresses of the host.
-    async fn assign(
-        &mut self,
-        layout: &Layout,
-        devices: &[Device],
-        journal: &mut Journal,
-    ) -> Result<HashSet<Ipv4Addr>> {
+    async fn assign(&mut self, devices: &[Device], journal: &mut Journal) -> Result<HashSet<Ipv4Addr>> {
         let mut owned: HashSet<Ipv4Addr> =
             devices.iter().flat_map(|device| device.addresses.iter().copied()).collect();
         if self.config.assign_frontends {
             let wanted = self.config.frontends.iter().flat_map(|frontend| frontend.addresses.iter().copied());
             let missing: Vec<Ipv4Addr> = wanted.filter(|address| !owned.contains(address)).collect();
             let first = self.config.outside.first();
-            let port =
-                layout.ports.values().find(|port| first.is_some_and(|name| name_of(&port.name) == name));
+            let port = self
+                .layout
+                .ports
+                .values()
+                .find(|port| first.is_some_and(|name| name_of(&port.name) == name))
+                .copied();
             if let Some(port) = port {
-                let added =
-                    addresses::assign(&self.instance, &self.netlink, &mut self.host, port, &missing, journal);
+                let added = addresses::assign(
+                    &self.instance,
+                    &self.netlink,
+                    &mut self.host,
+                    &port,
+                    &missing,
+                    journal,
+                );
                 owned.extend(added.await?);
             }
         }
@@ -199,21 +217,24 @@ impl Gateway {
         let devices = self.netlink.devices().await?;
         let layout =
             layout::resolve(&self.config.inside, &self.config.outside, &devices, &self.layout.slots)?;
-        let owned = self.assign(&layout, &devices, &mut Journal::default()).await?;
-        bank::refresh_owned(&self.instance, self.control.value().bank, &self.plan, &owned)?;
         let changed = layout != self.layout;
         if changed {
             for name in layout.absent.iter().filter(|name| !self.layout.absent.contains(name)) {
                 warn!("{name}: the interface is gone; it is taken up again when it comes back");
             }
-            ports::write(&self.instance, &layout)?;
             self.attached.retain(|device, _| layout.lowers.iter().any(|lower| lower.name == *device));
             self.layout = layout;
-            self.control.next_epoch()?;
         }
         if changed || !self.is_complete() {
+            // In the order of `change`, for the same reasons.
             self.put_guards(None)?;
+            ports::write(&self.instance, &self.layout)?;
+            self.control.next_epoch()?;
             self.put_programs(&devices, None)?;
+        }
+        let owned = self.assign(&devices, &mut Journal::default()).await?;
+        bank::refresh_owned(&self.instance, self.control.value().bank, &self.plan, &owned)?;
+        if changed || !self.is_complete() {
             self.forward(None)?;
         }
         Ok(changed)
