@@ -77,10 +77,10 @@ pub(super) fn compare(say: &Say, natgw: Figures, masquerade: Figures) -> Result<
     let frames = format!("60-byte frames, {FLOWS} UDP connections");
     row(&frames, masquerade.frames * 1e-6, natgw.frames * 1e-6, "Mpps  ")?;
     say.text(
-        "TCP goes from socket to socket: client, gateway, router and server share this machine, and the stacks of the \
-         hosts take most of the time in either case. The frames are made and dropped by small XDP programs around \
-         the gateway on one CPU, so that mostly the gateway counts. A short impression over veth, not a benchmark: \
-         that is `cargo xtask bench`, with medians of several runs.",
+        "A short impression over veth on one machine, not a benchmark: that is `cargo xtask bench`. TCP goes from \
+         socket to socket; the stacks of client, router and server take most of the time in either case, and veth \
+         copies what a local stack sends before XDP sees it, which no network card does. The frames are made and \
+         dropped by small XDP programs around the gateway, one sender, so that mostly the gateway itself counts.",
     )
 }
 

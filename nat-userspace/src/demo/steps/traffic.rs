@@ -49,7 +49,8 @@ pub(in crate::demo) fn downloads(demo: &mut Demo<'_>) -> Result<()> {
 /// Downloads and compares; returns what the server says the client is.
 pub(super) fn download(backend: &Host, server: SocketAddrV4) -> Result<SocketAddrV4> {
     let mut stream = socket::connect(&backend.namespace, server)?;
-    write!(stream, "GET /{DOWNLOAD} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")?;
+    let request = format!("GET /{DOWNLOAD} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).with_context(|| format!("downloading from {server}"))?;
     let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").context("an answer without a head")?;
@@ -75,7 +76,7 @@ pub(in crate::demo) fn parallel(demo: &mut Demo<'_>) -> Result<()> {
         streams.push(socket::connect(&web.namespace, host.at(ECHO))?);
     }
     for (number, stream) in streams.iter_mut().enumerate() {
-        write!(stream, "message {number:04}")?;
+        stream.write_all(format!("message {number:04}").as_bytes())?;
     }
     for (number, stream) in streams.iter_mut().enumerate() {
         let mut back = [0; 12];
