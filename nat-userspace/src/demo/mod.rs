@@ -158,7 +158,13 @@ fn story(demo: &mut Demo<'_>, masquerade: Option<Figures>) -> Result<()> {
     demo.say.verbatim(&rules.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n"))?;
     let took = demo.gateway.start()?;
     demo.say.done(&format!("ready after {} ms; its log:", took.as_millis()))?;
-    demo.say.verbatim(&demo.gateway.log(3).join("\n"))?;
+    // Without the time of day, so that it fits.
+    let log = demo
+        .gateway
+        .log(3)
+        .into_iter()
+        .map(|line| line.split_once(' ').map_or(line.clone(), |(_, rest)| rest.trim_start().to_owned()));
+    demo.say.verbatim(&log.collect::<Vec<_>>().join("\n"))?;
     traffic::downloads(demo)?;
     let mut exhausted = exhaustion::exhaust(demo)?;
     traffic::parallel(demo)?;
