@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Ends translation and puts back what was changed on the host.
 
-use std::fs;
+use std::{fs, io};
 
 use anyhow::{Context as _, Result};
 use nat_common::abi::names;
@@ -53,6 +53,13 @@ pub async fn detach(instance: &Instance) -> Result<Vec<String>> {
         state.vlan_stripping.remove(&device);
     }
     HostState::forget(instance)?;
+    // A daemon that was killed leaves its socket; the lock says that nobody listens on it.
+    match fs::remove_file(instance.socket()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("removing `{}`", instance.socket().display()));
+        }
+        _ => {}
+    }
     // Another instance may still have pins there; then it stays.
     let _ = fs::remove_dir(names::PIN_ROOT);
     Ok(done)
