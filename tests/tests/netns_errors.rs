@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What cannot start says why, ends with a failure, and leaves nothing behind.
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use nat_tests::{
@@ -9,6 +9,7 @@ use nat_tests::{
     netns::{
         Network, SERVER, WEB, binary, daemon,
         daemon::Gateway,
+        eventually,
         traffic::{Echo, connect, exchange},
     },
     skip,
@@ -79,6 +80,10 @@ fn somebody_else_s_xdp_program() -> Result<()> {
         let links = network.at_gateway("ip", &["-details", "link"])?;
         ensure!(links.matches("prog/xdp").count() == 1, "{links}");
         drop(foreign);
+        // A process that another test starts at this moment may hold a copy of theirs until it executes.
+        eventually("theirs is gone", Duration::from_secs(2), || {
+            Ok(!network.at_gateway("ip", &["-details", "link"])?.contains("xdp"))
+        })?;
         untouched(&network, &gateway)?;
     }
     Ok(())

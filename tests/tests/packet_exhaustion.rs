@@ -167,6 +167,23 @@ fn a_swept_flow_s_port_is_found() {
     }
 }
 
+/// Just after a refusal, when nothing is searched for a while: only the record of what is taken can tell.
+#[test]
+fn a_port_that_the_sweep_frees_is_found_at_once() {
+    for count in [8, 1024] {
+        let mut lab = Lab::new(World::default().blocks(count).table(4096, 4096, 0)).expect("lab");
+        assert_eq!(drain(&lab, |number| syn(number, SERVER)).len(), usize::from(count));
+        let reset = Packet::tcp((WEB, 5), (SERVER, 80), RST | ACK);
+        let freed = lab.send(0, &reset).expect("one verdict").port().expect("sent");
+        lab.wait(tick::from_seconds(15) + GRACE).expect("clock");
+        assert_eq!(lab.open(&syn(50_000, SERVER)).expect("runs"), None, "not free yet");
+        lab.wait(1).expect("clock");
+        assert_eq!(lab.sweep(10_000).expect("sweep").reclaimed, 1);
+        assert_eq!(lab.open(&syn(50_000, SERVER)).expect("runs"), Some(freed), "of {count}");
+        assert_eq!(lab.open(&syn(50_001, SERVER)).expect("runs"), None, "of {count}");
+    }
+}
+
 #[test]
 fn a_port_that_rests_is_not_given_away() {
     let mut lab = Lab::new(World::default()).expect("lab");

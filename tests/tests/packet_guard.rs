@@ -103,6 +103,26 @@ fn what_comes_from_elsewhere_is_not_ours() {
     stack.passes_as_it_is(outside, &Packet::udp((SERVER, 5), (SILENT, 53)));
 }
 
+/// Neither does a backend's address that comes from where no backend is: forged outside, or by way of an interface
+/// that is not natgw's.
+#[test]
+fn a_backend_s_address_does_not_leave_wherever_it_comes_from() {
+    let stack = Stack::new();
+    stack
+        .lab
+        .namespace
+        .ip(&["link add other0 type veth peer name other1", "link set other0 up"])
+        .expect("other0");
+    for interface in ["wan0", "other0"] {
+        let from = stack.lab.namespace.index(interface).expect("index");
+        for packet in [Packet::udp((WEB, 1), (SERVER, 53)), Packet::tcp((DB, 1), (SILENT, 80), SYN)] {
+            let (action, _, change) = stack.sends(from, &packet);
+            assert_eq!(action, SHOT, "from {interface}: {packet:?}");
+            assert_eq!(change.get("guard_dropped"), 1);
+        }
+    }
+}
+
 #[test]
 fn what_has_no_flow_does_not_leave() {
     let stack = Stack::new();

@@ -55,10 +55,12 @@ fn transport() -> impl Strategy<Value = Transport> {
 }
 
 fn key() -> impl Strategy<Value = Key> {
-    (transport(), 0..2usize, 1..12u16).prop_flat_map(|(transport, backend, port)| {
-        let inner = (BACKENDS[backend], port);
-        destination(transport).prop_map(move |destination| (transport, inner, destination))
-    })
+    (transport(), 0..2usize, prop_oneof![1 => 1..12u16, 1 => 1..4u16]).prop_flat_map(
+        |(transport, backend, port)| {
+            let inner = (BACKENDS[backend], port);
+            destination(transport).prop_map(move |destination| (transport, inner, destination))
+        },
+    )
 }
 
 fn flags() -> impl Strategy<Value = u8> {
@@ -66,7 +68,7 @@ fn flags() -> impl Strategy<Value = u8> {
         6 => Just(SYN),
         5 => Just(ACK),
         3 => Just(SYN | ACK),
-        2 => Just(FIN | ACK),
+        4 => Just(FIN | ACK),
         1 => Just(RST),
         1 => Just(RST | ACK),
         1 => Just(SYN | FIN),

@@ -5,18 +5,19 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Barrier,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
 };
 
 use nat_common::{abi::counters::Reason, net::timers::GRACE, tick};
 use nat_tests::{
+    case::arriving,
     harness::{
-        Lab, World,
+        Action, Lab, World,
         world::{DB, FIRST_PORT, FRONTEND, SERVER, WEB},
     },
-    packet::{ACK, FIN, Packet, SYN},
+    packet::{ACK, FIN, Packet, SYN, verify::verify},
 };
 
 const THREADS: usize = 4;
@@ -38,6 +39,24 @@ fn together<T: Send>(lab: &Lab, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     })
 }
 
+/// Lets two threads do their `number`th step at the same moment, as nearly as two CPUs can.
+struct Lockstep([AtomicUsize; 2]);
+
+impl Lockstep {
+    fn wait(&self, thread: usize, number: usize) {
+        self.0[thread].store(number + 1, Ordering::Release);
+        for spins in 0u32.. {
+            if self.0[1 - thread].load(Ordering::Acquire) > number {
+                return;
+            }
+            // With a single CPU the other one has to be let in.
+            if spins > 2000 {
+                thread::yield_now();
+            }
+        }
+    }
+}
+
 /// Verdicts that are no other thread's doing.
 fn counted(lab: &Lab, reason: Reason) -> u64 {
     lab.maps.sum_counters().expect("counters").packets[reason as usize]
@@ -51,11 +70,30 @@ fn adds_up(lab: &Lab) {
 
 #[test]
 fn everyone_opens_the_same_flows() {
-    const FLOWS: u16 = 4000;
+    const FLOWS: u16 = 8000;
     let lab = Lab::new(World::default().blocks(8192).table(16_384, 16_384, 0)).expect("lab");
-    let results = together(&lab, |_| -> Vec<Option<u16>> {
-        (1..=FLOWS).map(|port| lab.open(&Packet::udp((WEB, port), (SERVER, 53))).expect("runs")).collect()
+    let lockstep = Lockstep([AtomicUsize::new(0), AtomicUsize::new(0)]);
+    // Frames are built beforehand, so that there is nothing between the starting signal and the program.
+    let frames: Vec<Vec<u8>> = (1..=FLOWS)
+        .map(|port| {
+            let packet = Packet::udp((WEB, port), (SERVER, 53));
+            packet.clone().link(arriving(&lab.world, 0, &packet)).frame()
+        })
+        .collect();
+    let results = together(&lab, |thread| -> Vec<Option<u16>> {
+        let open = |(number, frame): (usize, &Vec<u8>)| {
+            if thread < 2 {
+                lockstep.wait(thread, number);
+            }
+            let outcome = lab.run(0, frame).expect("runs");
+            let sent = outcome.action == Action::Redirect;
+            sent.then(|| verify(&outcome.frame).expect("valid").source.1)
+        };
+        // Only two threads run in step; the others would keep them from it.
+        if thread < 2 { frames.iter().enumerate().map(open).collect() } else { Vec::new() }
     });
+    let results = &results[..2];
+    println!("opened by both at once: {}", lab.maps.sum_counters().expect("counters").same_flow_races);
     for flow in 0..usize::from(FLOWS) {
         let ports: BTreeSet<u16> = results.iter().filter_map(|ports| ports[flow]).collect();
         assert_eq!(ports.len(), 1, "flow {flow} got {ports:?}");
@@ -146,7 +184,7 @@ fn both_ends_close_at_once() {
             } else {
                 Packet::tcp(server, (FRONTEND, *outer), FIN | ACK)
             };
-            let link = nat_tests::case::arriving(&lab.world, slot, &packet);
+            let link = arriving(&lab.world, slot, &packet);
             lab.run(slot, &packet.link(link).frame()).expect("runs");
         }
     });

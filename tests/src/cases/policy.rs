@@ -243,6 +243,12 @@ fn sides() -> Vec<Case> {
             .opens(0, "icmp")
             .outside(Packet::ping((SERVER, P1), FRONTEND))
             .passes(Reason::HostTraffic),
+        // A request and a reply have the same tuple when the identifier is zero. They are not the same.
+        Case::new("an_answer_is_no_question", World::default())
+            .goes(Packet::ping((WEB, 0), SERVER), P1)
+            .opens(0, "icmp")
+            .inside(Packet::pong(WEB, (SERVER, 0)))
+            .drops(Reason::WrongSide),
         Case::new("an_error_about_nothing_of_ours", World::default())
             .outside(Packet::error(SERVER, UNREACHABLE, 1, &granted))
             .drops(Reason::IcmpErrorNoFlow)
