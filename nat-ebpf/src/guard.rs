@@ -3,7 +3,7 @@
 //!
 //! XDP sends what it translates itself; such packets never come here. What comes here was sent by the host's stack:
 //! its own packets, which are let through, and what it forwards. A packet that the stack forwards from an inside
-//! interface is either one that XDP left to it because the next hop's MAC address was not known yet, and then its flow
+//! interface, or with a backend's address from anywhere, is either one that XDP left to it because the next hop's MAC address was not known yet, and then its flow
 //! exists and it is translated here, or something that must not leave.
 
 use aya_ebpf::{
@@ -39,10 +39,10 @@ const L3: u32 = 14;
 pub(crate) fn egress(skb: *mut __sk_buff) -> i32 {
     // SAFETY: the program's argument.
     let (protocol, from) = unsafe { ((*skb).protocol, (*skb).ingress_ifindex) };
-    if protocol != IPV4 || from == 0 || !is_inside(from) {
+    if protocol != IPV4 || from == 0 {
         return TC_ACT_OK;
     }
-    match forwarded(skb) {
+    match forwarded(skb, is_inside(from)) {
         Fate::Ours => TC_ACT_OK,
         Fate::Translated => {
             verdict::count(|counters| counters.guard_translated += 1);
@@ -71,14 +71,14 @@ fn is_inside(ifindex: u32) -> bool {
 }
 
 #[inline(always)]
-fn forwarded(skb: *mut __sk_buff) -> Fate {
+fn forwarded(skb: *mut __sk_buff, from_inside: bool) -> Fate {
     let mut header = [0u8; 20];
     if !load(skb, 0, &mut header) || header[0] >> 4 != 4 {
         return Fate::Stopped;
     }
     let [source, destination] =
         [[header[12], header[13], header[14], header[15]], [header[16], header[17], header[18], header[19]]];
-    if may_leave(skb, source, destination) {
+    if may_leave(skb, source, destination, from_inside) {
         return Fate::Ours;
     }
     if header[6] & 0x3f != 0 || header[7] != 0 {
@@ -114,14 +114,16 @@ fn forwarded(skb: *mut __sk_buff) -> Fate {
     if rewrite(skb, &key, transport, address, port) { Fate::Translated } else { Fate::Stopped }
 }
 
-/// A packet that already has a frontend's address has nothing to hide. And one-armed, what goes to a backend leaves by
-/// this interface, too, but not to the outside.
+/// A packet that already has a frontend's address has nothing to hide. One-armed, what goes to a backend leaves by this
+/// interface, too, but not to the outside. What came by another interface than an inside one is stopped only if it has
+/// a backend's address.
 #[inline(always)]
-fn may_leave(skb: *mut __sk_buff, source: [u8; 4], destination: [u8; 4]) -> bool {
+fn may_leave(skb: *mut __sk_buff, source: [u8; 4], destination: [u8; 4], from_inside: bool) -> bool {
     let Some(control) = CONTROL.get_ptr(0) else { return false };
     // SAFETY: array element; the program's argument.
     let (bank, to) = unsafe { ((*control).bank & 1, (*skb).ifindex) };
     FRONTENDS.get_ptr(&FrontendKey { address: source, bank }).is_some()
+        || (!from_inside && !allocate::is_backend(bank, source))
         || (is_inside(to) && allocate::is_backend(bank, destination))
 }
 

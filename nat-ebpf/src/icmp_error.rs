@@ -22,7 +22,7 @@ use crate::{
     emit::{Egress, to_guard},
     frame::{self, Frame},
     lookup::{expired, word},
-    maps::{CONTROL, FLOWS},
+    maps::{CONTROL, FLOWS, ICMP_WORK},
     parse::{ICMP, IPV4, Parsed, TCP, UDP},
     route::{self, Answer, Route},
     translate,
@@ -30,6 +30,7 @@ use crate::{
 };
 
 /// The packet inside an error.
+#[repr(C)]
 #[derive(Default)]
 struct Quoted {
     /// The tuple under which its flow is found: the quoted one, reversed.
@@ -84,9 +85,12 @@ fn read_quotation(ctx: *mut xdp_md, parsed: &Parsed, quoted: &mut Quoted) -> boo
     true
 }
 
-/// Translates an error about a living flow and sends it: [`Verdict::to_code`].
+/// The error is to be translated: `ICMP_WORK` holds what [`natgw_icmp_rewrite`] is to do.
+pub(crate) const REWRITE: u64 = 2;
+
+/// Decides about an error: [`REWRITE`] or [`Verdict::to_code`].
 ///
-/// verifier: global, so that it is verified once.
+/// verifier: global, so that it is verified once; and apart from the rewriting, so that the stacks do not add up.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn natgw_icmp_error(
@@ -99,11 +103,14 @@ pub(crate) extern "C" fn natgw_icmp_error(
     }
     // SAFETY: not null, and the only caller passes whole values.
     let (parsed, arrival) = unsafe { (&*parsed, &*arrival) };
-    error(ctx, parsed, arrival).unwrap_or_else(|verdict| verdict).to_code()
+    match decide(ctx, parsed, arrival) {
+        Ok(()) => REWRITE,
+        Err(verdict) => verdict.to_code(),
+    }
 }
 
 #[inline(always)]
-fn error(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<Verdict, Verdict> {
+fn decide(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<(), Verdict> {
     let Some(control) = CONTROL.get_ptr(0) else { return Err(Verdict::of(Reason::NotConfigured)) };
     // SAFETY: array element.
     let control = unsafe { &*control };
@@ -138,27 +145,63 @@ fn error(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<Verdict
     let destination = if outbound { parsed.key.destination } else { address };
     let mut way = Route::default();
     route::lookup(ctx, arrival.ifindex, parsed.key.source, destination, &mut way);
-    let edit = Edit { address, port, outbound, decrement: 1 };
-    if !matches!(way.answer, Answer::Found) || way.role & other == 0 {
-        if outbound {
-            let unresolved = matches!(way.answer, Answer::Unresolved) && way.role & other != 0;
-            return Err(if unresolved { to_guard() } else { Verdict::of(Reason::RouteLost) });
-        }
-        // The stack decrements the TTL itself.
-        rewrite(ctx, parsed.network(), &quoted, &Edit { decrement: 0, ..edit })
-            .ok_or(Verdict::of(Reason::Malformed))?;
-        return Ok(Verdict::sent(Reason::TranslatedToStack, xdp_action::XDP_PASS));
+    let found = matches!(way.answer, Answer::Found) && way.role & other != 0;
+    if !found && outbound {
+        let unresolved = matches!(way.answer, Answer::Unresolved) && way.role & other != 0;
+        return Err(if unresolved { to_guard() } else { Verdict::of(Reason::RouteLost) });
     }
-    if parsed.total() > usize::from(way.mtu) {
+    if found && parsed.total() > usize::from(way.mtu) {
         return Err(Verdict::of(Reason::TooBigSilent));
     }
-    let egress = Egress::prepare(ctx, parsed.network(), usize::from(parsed.tags), way.slot)?;
-    rewrite(ctx, egress.l3, &quoted, &edit).ok_or(Verdict::of(Reason::Malformed))?;
-    let reason = if outbound { Reason::IcmpErrorOut } else { Reason::IcmpErrorIn };
-    egress.send(ctx, &Frame::of_xdp(ctx), way.next_hop, reason)
+    let Some(work) = ICMP_WORK.get_ptr_mut(0) else { return Err(Verdict::of(Reason::NotConfigured)) };
+    // SAFETY: this CPU's own element; XDP programs do not interrupt each other on a CPU.
+    let work = unsafe { &mut *work };
+    work.quoted = quoted;
+    // The stack decrements the TTL itself.
+    work.edit = Edit { address, port, outbound, decrement: u8::from(found) };
+    work.slot = if found { way.slot } else { route::FOREIGN };
+    work.next_hop = way.next_hop;
+    Ok(())
+}
+
+/// Carries out what [`natgw_icmp_error`] has decided: [`Verdict::to_code`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn natgw_icmp_rewrite(ctx: *mut xdp_md, parsed: *const Parsed) -> u64 {
+    if parsed.is_null() {
+        return Verdict::of(Reason::NotConfigured).to_code();
+    }
+    // SAFETY: not null, and the only caller passes a whole value.
+    carry_out(ctx, unsafe { &*parsed }).unwrap_or_else(|verdict| verdict).to_code()
+}
+
+#[inline(always)]
+fn carry_out(ctx: *mut xdp_md, parsed: &Parsed) -> Result<Verdict, Verdict> {
+    let Some(work) = ICMP_WORK.get_ptr(0) else { return Err(Verdict::of(Reason::NotConfigured)) };
+    // SAFETY: this CPU's own element.
+    let work = unsafe { &*work };
+    if work.slot == route::FOREIGN {
+        rewrite(ctx, parsed.network(), work).ok_or(Verdict::of(Reason::Malformed))?;
+        return Ok(Verdict::sent(Reason::TranslatedToStack, xdp_action::XDP_PASS));
+    }
+    let egress = Egress::prepare(ctx, parsed.network(), usize::from(parsed.tags), work.slot)?;
+    rewrite(ctx, egress.l3, work).ok_or(Verdict::of(Reason::Malformed))?;
+    let reason = if work.edit.outbound { Reason::IcmpErrorOut } else { Reason::IcmpErrorIn };
+    egress.send(ctx, &Frame::of_xdp(ctx), work.next_hop, reason)
+}
+
+/// A decision about an ICMP error, between the two functions that make it and carry it out.
+#[repr(C)]
+pub(crate) struct Work {
+    quoted: Quoted,
+    edit: Edit,
+    next_hop: [u8; 6],
+    slot: u8,
+    reserved: u8,
 }
 
 /// What to write instead of the quoted address and port.
+#[repr(C)]
 struct Edit {
     address: [u8; 4],
     port: [u8; 2],
@@ -209,7 +252,8 @@ fn flow_of(quoted: &Quoted, control: &Control, now: Tick) -> Option<([u8; 4], [u
 
 /// Rewrites quotation and outer header; `l3` is where the outer IP header is now.
 #[inline(always)]
-fn rewrite(ctx: *mut xdp_md, l3: usize, quoted: &Quoted, edit: &Edit) -> Option<()> {
+fn rewrite(ctx: *mut xdp_md, l3: usize, work: &Work) -> Option<()> {
+    let Work { quoted, edit, .. } = work;
     if inner(ctx, l3, quoted, edit) && outer(ctx, l3, edit) { Some(()) } else { None }
 }
 

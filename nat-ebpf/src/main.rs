@@ -23,6 +23,7 @@ mod event;
 mod frame;
 mod guard;
 mod icmp_error;
+mod log;
 mod lookup;
 mod maintain;
 mod maps;
@@ -57,6 +58,9 @@ pub(crate) fn natgw_xdp(ctx: XdpContext) -> u32 {
         Some(mtu) => answer::send(ctx.ctx, &parsed, arrival.slot, verdict, mtu),
         None => verdict,
     };
+    if !verdict.is_translated() {
+        log::verdict(ctx.ctx, &parsed, verdict.reason());
+    }
     verdict::conclude(counters, size, verdict)
 }
 
@@ -72,7 +76,11 @@ fn forward(ctx: *mut xdp_md, parsed: &mut Parsed, arrival: &mut Arrival) -> Resu
             match classify::natgw_miss(ctx, parsed, arrival) {
                 classify::OPEN => allocate::open()?,
                 classify::ICMP_ERROR => {
-                    return Err(Verdict::from_code(icmp_error::natgw_icmp_error(ctx, parsed, arrival)));
+                    let code = match icmp_error::natgw_icmp_error(ctx, parsed, arrival) {
+                        icmp_error::REWRITE => icmp_error::natgw_icmp_rewrite(ctx, parsed),
+                        code => code,
+                    };
+                    return Err(Verdict::from_code(code));
                 }
                 code => return Err(Verdict::from_code(code)),
             }

@@ -17,7 +17,7 @@ use nat_common::abi::{
     record::{PortRecord, RecordKey},
 };
 
-use crate::ports::Search;
+use crate::{icmp_error::Work, ports::Search};
 
 /// Writer: data path, sweep. Full: the new flow is refused (`table_full`), nothing is evicted. Preallocated:
 /// memory taken at packet time can fail.
@@ -86,3 +86,6 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 /// Writer: data path; each CPU its own copy. Scratch of one search, not read by user space.
 #[map]
 pub(crate) static SEARCH: PerCpuArray<Search> = PerCpuArray::with_max_entries(1, 0);
+/// Writer: data path; each CPU its own copy. Scratch of one ICMP error, likewise.
+#[map]
+pub(crate) static ICMP_WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);

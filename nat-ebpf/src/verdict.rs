@@ -49,6 +49,18 @@ impl Verdict {
         self.reason == Reason::TtlExceeded as u32
     }
 
+    /// Number of the reason.
+    #[inline(always)]
+    pub(crate) const fn reason(self) -> u32 {
+        self.reason
+    }
+
+    /// Whether the packet was translated: their reasons come first.
+    #[inline(always)]
+    pub(crate) const fn is_translated(self) -> bool {
+        self.reason < Reason::TtlExceeded as u32
+    }
+
     /// As a number, to return from a global function; never 0 … 15.
     #[inline(always)]
     pub(crate) const fn to_code(self) -> u64 {
