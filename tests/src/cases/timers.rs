@@ -186,6 +186,15 @@ fn again() -> Vec<Case> {
             .reopens(Packet::tcp(CLIENT, HTTP, SYN), P1, "tcp")
             .ticks(seconds(30) + 1)
             .expired_in(Packet::tcp(HTTP, OUTER, SYN | ACK)),
+        Case::new("a_connection_reset_at_once_still_hears_the_answer", World::default())
+            .goes(Packet::tcp(CLIENT, HTTP, SYN), P1)
+            .opens(0, "tcp")
+            .goes(Packet::tcp(CLIENT, HTTP, RST), P1)
+            .comes(Packet::tcp(HTTP, OUTER, ACK), CLIENT)
+            .ticks(seconds(15))
+            .comes(Packet::tcp(HTTP, OUTER, ACK), CLIENT)
+            .ticks(1)
+            .expired_in(Packet::tcp(HTTP, OUTER, ACK)),
         open("a_half_closed_connection_does_not_reopen")
             .comes(Packet::tcp(HTTP, OUTER, FIN | ACK), CLIENT)
             .goes(Packet::tcp(CLIENT, HTTP, SYN), P1)
