@@ -191,6 +191,11 @@ impl Gateway {
     /// Takes programs off interfaces that have left the configuration. The new configuration is in force by now:
     /// failures are reported and change nothing about that.
     fn remove_unconfigured(&mut self) {
+        // Without XDP and with forwarding on, packets would leave untranslated: then rather keep the programs.
+        if let Err(error) = self.stop_forwarding() {
+            warn!("programs stay on interfaces that have left the configuration: {error:#}");
+            return;
+        }
         let layout = &self.layout;
         let devices = self.instance.xdp_devices().unwrap_or_default();
         for device in devices.iter().filter(|name| !layout.lowers.iter().any(|lower| lower.name == **name)) {
@@ -206,6 +211,43 @@ impl Gateway {
                 warn!("{error:#}");
             }
         }
+        if let Err(error) = self.strip_tags_again() {
+            warn!("{error:#}");
+        }
+    }
+
+    /// Switches forwarding off again on interfaces that have left the configuration.
+    fn stop_forwarding(&mut self) -> Result<()> {
+        let used = self.layout.names(ROLE_INSIDE | ROLE_OUTSIDE);
+        let left: Vec<String> =
+            self.host.forwarding.iter().filter(|name| !used.contains(name)).cloned().collect();
+        for interface in left {
+            if host::disable_forwarding(&interface)? {
+                info!("{interface}: not configured any more, IPv4 forwarding switched off again");
+            }
+            self.host.forwarding.remove(&interface);
+            self.host.write(&self.instance)?;
+        }
+        Ok(())
+    }
+
+    /// Switches VLAN stripping on again on devices whose tags matter no more.
+    fn strip_tags_again(&mut self) -> Result<()> {
+        let trunk = |name: &str| {
+            self.layout.lowers.iter().any(|lower| lower.name == name && lower.constants.trunk != 0)
+        };
+        let left: Vec<String> =
+            self.host.vlan_stripping.iter().filter(|name| !trunk(name)).cloned().collect();
+        for device in left {
+            // A device that is gone has taken the setting with it.
+            match offload::set_vlan_stripping(&device, true) {
+                Ok(()) => info!("{device}: VLAN stripping switched on again"),
+                Err(error) => warn!("{error:#}"),
+            }
+            self.host.vlan_stripping.remove(&device);
+            self.host.write(&self.instance)?;
+        }
+        Ok(())
     }
 
     /// Follows what has happened to interfaces and addresses. Returns whether the tables changed.
