@@ -159,7 +159,7 @@ fn life(network: &Network) -> Result<()> {
     }
     let smaller = daemon::config(r#"inside = ["lan0"]"#, r#"outside = ["wan0"]"#, "native", 32);
     for config in [&smaller, &daemon::usual()] {
-        gateway.reload(config)?;
+        gateway.apply(config)?;
     }
     exchange(&mut stream, 100_000).context("after the reloads")?;
     gateway.kill()?;

@@ -4,12 +4,39 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use nat_tests::harness::pass::Pass;
 use nat_tests::netns::{
     DB, Network, SERVER, STRANGER, WEB, daemon,
     daemon::Gateway,
     eventually,
     traffic::{Echo, ask, connect, datagrams, exchange},
 };
+use serde_json::Value;
+
+/// Which backend has which ports, from the answer of `natgw ports`.
+fn blocks(plan: &Value) -> Option<Vec<(Value, Value)>> {
+    Some(plan.as_array()?.iter().map(|row| (row["backend"].clone(), row["range"].clone())).collect())
+}
+
+/// Adds `lan1` to the gateway: a link that leads nowhere.
+fn another_link(network: &Network) -> Result<()> {
+    network.gateway.ip(&[
+        "link add lan1 type veth peer name far1",
+        "link set lan1 up",
+        "link set far1 up",
+        "addr add 10.1.0.1/24 dev lan1",
+    ])?;
+    network.gateway.sysctl("ipv4/conf/lan1/forwarding", "0")
+}
+
+fn two_insides(ports: u16) -> String {
+    daemon::config(r#"inside = ["lan0", "lan1"]"#, r#"outside = ["wan0"]"#, "native", ports)
+}
+
+fn forwarding(network: &Network, interface: &str) -> Result<String> {
+    let path = format!("/proc/sys/net/ipv4/conf/{interface}/forwarding");
+    Ok(network.at_gateway("cat", &[&path])?.trim().to_owned())
+}
 
 #[test]
 fn living_flows_survive_another_block_size() -> Result<()> {
@@ -24,7 +51,7 @@ fn living_flows_survive_another_block_size() -> Result<()> {
     }
     for ports in [32, 128, 8, 64] {
         let config = daemon::config(r#"inside = ["lan0"]"#, r#"outside = ["wan0"]"#, "native", ports);
-        gateway.reload(&config)?;
+        gateway.apply(&config)?;
         for stream in &mut streams {
             exchange(stream, 2000).with_context(|| format!("with {ports} ports"))?;
         }
@@ -46,11 +73,11 @@ fn a_backend_is_added_and_removed() -> Result<()> {
     ensure!(ask(&socket, SERVER, 53, b"not yet").is_err(), "translated without a rule");
     let before = daemon::usual();
     let more = before.replace(r#""10.0.0.5"]"#, r#""10.0.0.5", "10.0.0.200"]"#);
-    gateway.reload(&more)?;
+    gateway.apply(&more)?;
     eventually("the new backend is translated", Duration::from_secs(3), || {
         Ok(ask(&socket, SERVER, 53, b"now").is_ok())
     })?;
-    gateway.reload(&before)?;
+    gateway.apply(&before)?;
     let fresh = datagrams(&network.inside, STRANGER, 0)?;
     fresh.set_read_timeout(Some(Duration::from_millis(200)))?;
     eventually("a new flow of the removed backend is refused", Duration::from_secs(3), || {
@@ -80,14 +107,48 @@ fn a_bad_configuration_changes_nothing() -> Result<()> {
         "not a configuration".to_owned(),
     ];
     for config in &bad {
-        gateway.reload(config)?;
+        gateway.refuse(config)?;
         exchange(&mut stream, 1000).with_context(|| config.clone())?;
         exchange(&mut connect(&network.inside, DB, SERVER, 80)?, 1000)?;
     }
-    let blocks = |plan: &serde_json::Value| -> Option<Vec<_>> {
-        Some(plan.as_array()?.iter().map(|row| (row["backend"].clone(), row["range"].clone())).collect())
-    };
     ensure!(blocks(&gateway.json(&["ports"])?) == blocks(&plan), "the blocks have changed");
-    gateway.reload(&usual)?;
+    gateway.apply(&usual)?;
     exchange(&mut stream, 1000)
+}
+
+/// A device of the new configuration has somebody else's program. Devices come last: by then the new blocks are in
+/// force.
+#[test]
+fn a_late_failure_changes_nothing() -> Result<()> {
+    let network = Network::new()?;
+    let _echo = Echo::start(&network.outside, SERVER, 80)?;
+    let gateway = Gateway::start(&network.gateway, &daemon::usual())?;
+    let mut stream = connect(&network.inside, WEB, SERVER, 80)?;
+    exchange(&mut stream, 1000)?;
+    let plan = blocks(&gateway.json(&["ports"])?).context("a list of blocks")?;
+    another_link(&network)?;
+    let index = network.gateway.index("lan1")?;
+    let foreign = network.gateway.run(|| Pass::attach(index))?;
+    gateway.refuse(&two_insides(128))?;
+    ensure!(blocks(&gateway.json(&["ports"])?) == Some(plan), "the blocks have changed");
+    ensure!(forwarding(&network, "lan1")? == "0", "forwarding of lan1 stays on");
+    exchange(&mut stream, 1000).context("the old flow")?;
+    exchange(&mut connect(&network.inside, DB, SERVER, 80)?, 1000).context("a new flow")?;
+    drop(foreign);
+    gateway.apply(&two_insides(128))?;
+    exchange(&mut stream, 1000).context("the old flow, reloaded")
+}
+
+#[test]
+fn an_interface_that_leaves_is_as_before() -> Result<()> {
+    let network = Network::new()?;
+    another_link(&network)?;
+    let gateway = Gateway::start(&network.gateway, &two_insides(64))?;
+    ensure!(forwarding(&network, "lan1")? == "1", "forwarding of lan1 is off");
+    gateway.apply(&daemon::usual())?;
+    ensure!(forwarding(&network, "lan1")? == "0", "forwarding of lan1 stays on");
+    ensure!(forwarding(&network, "lan0")? == "1", "forwarding of lan0 is off");
+    let links = network.at_gateway("ip", &["link", "show", "dev", "lan1"])?;
+    ensure!(!links.contains("xdp"), "{links}");
+    Ok(())
 }

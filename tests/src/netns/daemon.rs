@@ -33,6 +33,16 @@ pub struct Gateway<'a> {
     log: Arc<Mutex<Vec<String>>>,
 }
 
+/// What became of a reload.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// The new configuration is in force.
+    Applied,
+    /// The old one stays in force.
+    Refused,
+}
+
 /// The usual configuration: two backends, 64 ports each, one frontend, two arms.
 #[must_use]
 pub fn usual() -> String {
@@ -190,20 +200,47 @@ impl<'a> Gateway<'a> {
         ended
     }
 
-    /// Replaces the configuration, reloads, and waits until the new one is in force (or was refused).
+    /// Replaces the configuration, reloads, and waits for the daemon's word on what became of it.
     ///
     /// # Errors
     ///
     /// When the daemon says nothing about it.
-    pub fn reload(&self, config: &str) -> Result<()> {
+    pub fn reload(&self, config: &str) -> Result<Reload> {
         let before = self.log.lock().map_or(0, |log| log.len());
         self.write(config)?;
         self.signal(libc::SIGHUP)?;
+        let mut outcome = None;
         eventually("the daemon speaks about the reload", Duration::from_secs(10), || {
-            let said = |line: &String| line.contains("reload") || line.contains("configuration");
-            Ok(self.log.lock().is_ok_and(|log| log[before..].iter().any(said)))
+            let Ok(log) = self.log.lock() else { bail!("the reader of the log panicked") };
+            outcome = log[before..].iter().find_map(|line| outcome_in(line));
+            Ok(outcome.is_some())
         })
-        .with_context(|| self.log())
+        .with_context(|| self.log())?;
+        outcome.context("no outcome")
+    }
+
+    /// As [`Gateway::reload`], of a configuration that has to be applied.
+    ///
+    /// # Errors
+    ///
+    /// With the log when it was refused.
+    pub fn apply(&self, config: &str) -> Result<()> {
+        match self.reload(config)? {
+            Reload::Applied => Ok(()),
+            Reload::Refused => bail!("the reload was refused:\n{}\n{config}", self.log()),
+        }
+    }
+
+    /// As [`Gateway::reload`], of a configuration that has to be refused.
+    ///
+    /// # Errors
+    ///
+    /// When it was applied.
+    pub fn refuse(&self, config: &str) -> Result<()> {
+        match self.reload(config)? {
+            Reload::Refused => Ok(()),
+            Reload::Applied => bail!("the reload was applied:\n{}\n{config}", self.log()),
+        }
     }
 
     /// Runs another command of natgw for this instance and returns what it printed.
@@ -244,6 +281,16 @@ impl<'a> Gateway<'a> {
     /// As [`Gateway::json`].
     pub fn flows(&self) -> Result<Vec<Value>> {
         Ok(self.json(&["flows"])?.as_array().context("not a list")?.clone())
+    }
+}
+
+/// The daemon's closing line about a reload.
+fn outcome_in(line: &str) -> Option<Reload> {
+    let said = |words| line.contains(words);
+    match (said("configuration reloaded in"), said("reload refused")) {
+        (true, _) => Some(Reload::Applied),
+        (_, true) => Some(Reload::Refused),
+        _ => None,
     }
 }
 
