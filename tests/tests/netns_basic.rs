@@ -150,7 +150,7 @@ fn a_neighbour_moves() -> Result<()> {
     network.outside.ip(&["link set eth0 address 02:00:00:00:99:99"])?;
     network.gateway.ip(&["neigh replace 198.51.100.254 lladdr 02:00:00:00:99:99 dev wan0 nud permanent"])?;
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-    // Within a second: DESIGN §3.
+    // A changed next hop has to take effect within a second; the rest is for the machine that runs the test.
     eventually("the flow goes the new way", Duration::from_millis(1500), || {
         Ok(ask(&socket, SERVER, 53, b"after").is_ok())
     })
