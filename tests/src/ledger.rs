@@ -142,7 +142,7 @@ impl Ledger {
         self.alive(backend, class, 1);
     }
 
-    /// The number of flows of the backend changed.
+    /// The number of flows of the backend, within its guaranteed share, changed.
     pub fn alive(&mut self, backend: usize, class: &str, flows: i64) {
         self.add(&format!("grant.{backend}.{class}.flows"), flows);
         self.add(&format!("backend.{backend}.flows"), flows);

@@ -185,10 +185,15 @@ impl Model {
         self.room(key)
     }
 
+    /// How many of its guaranteed places a backend has taken.
+    fn guaranteed(&self, backend: [u8; 4]) -> usize {
+        self.flows.iter().filter(|(key, flow)| key.1.0 == backend && !flow.burst).count()
+    }
+
     /// What a new flow may get.
     fn room(&mut self, key: Key) -> Allowed {
         let backend = self.backend(key.1.0);
-        let mine = self.flows.keys().filter(|other| other.1.0 == key.1.0).count();
+        let mine = self.guaranteed(key.1.0);
         let burst = self.flows.values().filter(|flow| flow.burst).count();
         if mine >= self.limits.guaranteed && burst >= self.limits.burst {
             return Allowed::Verdict(Reason::TableShare);
@@ -220,7 +225,7 @@ impl Model {
         if let Some(holder) = self.holder(key.0, port, key.2) {
             self.flows.remove(&holder);
         }
-        let mine = self.flows.keys().filter(|other| other.1.0 == key.1.0).count();
+        let mine = self.guaranteed(key.1.0);
         let mut flow = Flow { port, burst: mine >= self.limits.guaranteed, ..Flow::default() };
         flow.packet(key.0, Way::Out, flags, self.now);
         self.flows.insert(key, flow);

@@ -30,25 +30,33 @@ impl Lab {
     pub fn audit(&self) -> Result<usize> {
         let flows: HashMap<FlowKey, FlowEntry> = self.maps.all_flows()?.into_iter().collect();
         let mut by_grant: HashMap<u32, u64> = HashMap::new();
+        let mut guaranteed: HashMap<u32, u64> = HashMap::new();
+        let mut guaranteed: HashMap<u32, u64> = HashMap::new();
         let mut burst = 0;
         for (key, entry) in &flows {
             self.half(&flows, key, entry).with_context(|| format!("{key:?}\n  {entry:?}"))?;
             if entry.half & HALF_OUTBOUND != 0 {
                 *by_grant.entry(entry.grant).or_default() += 1;
-                burst += u64::from(entry.half & HALF_BURST != 0);
+                if entry.half & HALF_BURST != 0 {
+                    burst += 1;
+                } else {
+                    *guaranteed.entry(entry.grant / CLASSES).or_default() += 1;
+                }
             }
         }
         for slot in 0..u32::try_from(self.world.backends.len())? {
-            let mut sum = 0;
             for class in 0..CLASSES {
                 let grant = grant_slot(slot, class);
                 let counted = self.maps.grant_state.get(&grant, 0)?.flows;
                 let there = by_grant.get(&grant).copied().unwrap_or(0);
                 ensure!(counted == there, "grant {grant}: {counted} flows counted, {there} in the table");
-                sum += there;
             }
             let counted = self.maps.backend_state.get(&slot, 0)?.flows;
-            ensure!(counted == sum, "backend {slot}: {counted} flows counted, {sum} in the table");
+            let there = guaranteed.get(&slot).copied().unwrap_or(0);
+            ensure!(
+                counted == there,
+                "backend {slot}: {counted} guaranteed flows counted, {there} in the table"
+            );
         }
         let table = self.maps.table.get(&0, 0)?;
         let there = by_grant.values().sum::<u64>();
