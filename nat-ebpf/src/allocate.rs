@@ -180,11 +180,11 @@ fn admit(slot: u32) -> Result<u8, Reason> {
         if atomic::fetch_add(&raw mut (*state).flows, 1) < u64::from(guaranteed_flows) {
             return Ok(0);
         }
+        atomic::add(&raw mut (*state).flows, u64::MAX);
         if atomic::fetch_add(&raw mut (*table).burst, 1) < u64::from(burst_flows) {
             return Ok(HALF_BURST);
         }
         atomic::add(&raw mut (*table).burst, u64::MAX);
-        atomic::add(&raw mut (*state).flows, u64::MAX);
     }
     Err(Reason::TableShare)
 }

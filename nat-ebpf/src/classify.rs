@@ -95,8 +95,8 @@ pub(crate) extern "C" fn natgw_miss(ctx: *mut xdp_md, parsed: *const Parsed, arr
 #[inline(always)]
 fn miss(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<u64, Verdict> {
     let Some(control) = CONTROL.get_ptr(0) else { return Err(Verdict::of(Reason::NotConfigured)) };
-    // SAFETY: array element.
-    let control = unsafe { &*control };
+    // SAFETY: array element. Copied, so that all of this packet's decisions are by one bank.
+    let control = &unsafe { core::ptr::read_volatile(control) };
     if arrival.role & u32::from(ROLE_OUTSIDE) != 0
         && let Some(frontend) = frontend_of(control.bank & 1, parsed.key.destination)
     {
@@ -196,7 +196,8 @@ fn leaves_outside(way: &Route, bank: u32, source: [u8; 4]) -> Result<(), Verdict
         Answer::Found | Answer::Unresolved if way.role == 0 && allocate::is_backend(bank, source) => {
             Err(Verdict::of(Reason::ForeignInterface))
         }
-        Answer::Found | Answer::Unresolved => Err(Verdict::of(Reason::NotOutbound)),
+        Answer::Tunnel if allocate::is_backend(bank, source) => Err(Verdict::of(Reason::ForeignInterface)),
+        Answer::Found | Answer::Unresolved | Answer::Tunnel => Err(Verdict::of(Reason::NotOutbound)),
         Answer::Local => Err(Verdict::of(Reason::Local)),
         Answer::ForwardingOff => Err(Verdict::of(Reason::ForwardingOff)),
         Answer::None => Err(Verdict::of(Reason::NoRoute)),

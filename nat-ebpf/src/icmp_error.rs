@@ -146,9 +146,11 @@ fn decide(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<(), Ve
     let mut way = Route::default();
     route::lookup(ctx, arrival.ifindex, parsed.key.source, destination, &mut way);
     let found = matches!(way.answer, Answer::Found) && way.role & other != 0;
+    if !found && !(matches!(way.answer, Answer::Unresolved) && way.role & other != 0) {
+        return Err(Verdict::of(Reason::RouteLost));
+    }
     if !found && outbound {
-        let unresolved = matches!(way.answer, Answer::Unresolved) && way.role & other != 0;
-        return Err(if unresolved { to_guard() } else { Verdict::of(Reason::RouteLost) });
+        return Err(to_guard());
     }
     if found && parsed.total() > usize::from(way.mtu) {
         return Err(Verdict::of(Reason::TooBigSilent));

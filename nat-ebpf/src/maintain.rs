@@ -67,6 +67,13 @@ pub(crate) extern "C" fn natgw_maintain(
     let control = unsafe { &*control };
     let first = word(entry);
     let state = (first >> 32) as u32 & state::MASK;
+    if first as u32 != parsed.key.fold() {
+        return RECYCLED;
+    }
+    // Being removed since it was found: not to be brought back to life.
+    if state & state::DEAD != 0 {
+        return RACE;
+    }
     // SAFETY: a map value; whatever is written below is written after the identity has been compared.
     let (grant, half) = unsafe { ((*entry).grant, (*entry).half) };
     let class = grant % CLASSES;
@@ -103,12 +110,19 @@ fn touch(ctx: *mut xdp_md, visit: &Visit, entry: *mut FlowEntry, control: &Contr
     unsafe {
         let daemon_is_dead = visit.now.wrapping_sub(control.heartbeat) > HEARTBEAT_TICKS;
         if (*entry).epoch != control.epoch || (daemon_is_dead && (*entry).touched != visit.now) {
+            // Read before the look-up: a change that comes in between is looked up again.
+            let epoch = core::ptr::read_volatile(&raw const control.epoch);
             let (slot, way) = way(ctx, visit, entry);
-            (*entry).next_hop = way.next_hop;
-            (*entry).mtu = way.mtu;
-            (*entry).slot = slot;
-            // A way that is not there is looked up again in the next tick.
-            (*entry).epoch = if slot >= route::NOWHERE { 0 } else { control.epoch };
+            if slot >= route::NOWHERE {
+                // No way, and so no MAC address to send to: it is looked up again in the next tick.
+                (*entry).slot = slot;
+                (*entry).epoch = 0;
+            } else {
+                (*entry).next_hop = way.next_hop;
+                (*entry).mtu = way.mtu;
+                (*entry).slot = slot;
+                (*entry).epoch = epoch;
+            }
             if word(entry) as u32 != first as u32 {
                 // Recycled between the comparison and the writes: its new owner looks up its next hop again.
                 (*entry).epoch = 0;
@@ -142,8 +156,7 @@ fn way(ctx: *mut xdp_md, visit: &Visit, entry: *const FlowEntry) -> (u8, Route) 
         Answer::Found if way.role & wanted != 0 => way.slot,
         // The guard sits on outside ports only: what would leave by another interface must not go to the stack.
         Answer::Unresolved if way.role & wanted != 0 => route::FOREIGN,
-        _ if wanted == ROLE_OUTSIDE => route::NOWHERE,
-        _ => route::FOREIGN,
+        _ => route::NOWHERE,
     };
     (slot, way)
 }
@@ -168,11 +181,16 @@ fn add_bits(entry: *mut FlowEntry, key: &FlowKey, bits: u32, now: Tick) {
         if seen as u32 != key.fold() || state & state::DEAD != 0 {
             return;
         }
-        let closes = timers::class_of(CLASS_TCP, state & state::MASK).refreshes()
-            && !timers::class_of(CLASS_TCP, (state | bits) & state::MASK).refreshes();
-        if closes {
+        // First the time, then the state: the new state's timer may be shorter, and somebody who sees it must not judge
+        // by a time from long ago. A flow that is over keeps the time of its end, and a half that has seen no packet
+        // yet stays so: its first one looks up its next hop.
+        if timers::class_of(CLASS_TCP, state & state::MASK).refreshes() {
             // SAFETY: a map value whose identity was just compared; an aligned 32-bit store.
-            unsafe { (*entry).touched = now };
+            unsafe {
+                if (*entry).touched != 0 {
+                    (*entry).touched = now;
+                }
+            }
         }
         if swap_word(entry, seen, state | bits) {
             return;

@@ -116,9 +116,9 @@ pub(crate) fn claim(search: &mut Search) -> Result<([u8; 4], [u8; 2]), Reason> {
                 Tried::Failed(reason) => return Err(reason),
             }
         }
+        // SAFETY: array element.
+        unsafe { (*state).pressed = search.now };
     }
-    // SAFETY: array element.
-    unsafe { (*state).pressed = search.now };
     search.leaf = scale(random(), leaves(ports));
     search.seen = 0;
     search.start = scale(random(), LEAF_PORTS);

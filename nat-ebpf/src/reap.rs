@@ -23,8 +23,9 @@ use crate::{
 /// Removes the flow whose outbound half is `entry` under `key`, if its state word is still `first`.
 #[inline(never)]
 pub(crate) fn flow(key: &FlowKey, entry: *mut FlowEntry, first: u64) -> bool {
-    let dead = (first >> 32) as u32 | state::DEAD;
-    if first as u32 != key.fold() || !swap_word(entry, first, dead) {
+    let bits = (first >> 32) as u32;
+    // Somebody else's already: swapping a word for itself would succeed, too, and both would remove.
+    if bits & state::DEAD != 0 || first as u32 != key.fold() || !swap_word(entry, first, bits | state::DEAD) {
         return false;
     }
     // SAFETY: a map value that is ours since the swap.
@@ -55,20 +56,21 @@ pub(crate) fn flow(key: &FlowKey, entry: *mut FlowEntry, first: u64) -> bool {
     true
 }
 
-/// Takes a flow back out of its backend's share.
+/// Takes a flow back out of what it was counted in: the common budget, or its backend's guarantee.
 #[inline(always)]
 pub(crate) fn discharge(grant: u32, half: u8) {
+    if half & HALF_BURST != 0 {
+        if let Some(table) = TABLE.get_ptr_mut(0) {
+            // SAFETY: array element.
+            unsafe { atomic::add(&raw mut (*table).burst, u64::MAX) };
+        }
+        return;
+    }
     let backend = grant / CLASSES;
     if backend < MAX_BACKENDS
         && let Some(state) = BACKEND_STATE.get_ptr_mut(backend)
     {
         // SAFETY: array element.
         unsafe { atomic::add(&raw mut (*state).flows, u64::MAX) };
-    }
-    if half & HALF_BURST != 0
-        && let Some(table) = TABLE.get_ptr_mut(0)
-    {
-        // SAFETY: array element.
-        unsafe { atomic::add(&raw mut (*table).burst, u64::MAX) };
     }
 }

@@ -19,6 +19,8 @@ const SUCCESS: i64 = 0;
 const NOT_FORWARDED: i64 = 4;
 /// `net.ipv4.conf.*.forwarding` is off on the incoming interface.
 const FORWARDING_DISABLED: i64 = 5;
+/// The route encapsulates (lightweight tunnel): XDP cannot.
+const TUNNEL: i64 = 6;
 /// The route is known, the neighbour's MAC address is not.
 const NO_NEIGHBOUR: i64 = 7;
 
@@ -33,7 +35,9 @@ pub(crate) enum Answer {
     Local,
     /// Forwarding is off on the incoming interface.
     ForwardingOff,
-    /// Blackhole, unreachable, prohibit, or encapsulation that XDP cannot do.
+    /// The stack would encapsulate the packet, and send it by whatever interface: no guard sees what is inside.
+    Tunnel,
+    /// Blackhole, unreachable, prohibit.
     #[default]
     None,
 }
@@ -59,8 +63,8 @@ pub(crate) struct Route {
 
 /// No port of ours.
 pub(crate) const FOREIGN: u8 = 255;
-/// For outbound halves, where [`FOREIGN`] means "an outside port, but the neighbour's MAC address is not known": no
-/// usable way at all.
+/// No usable way at all, where [`FOREIGN`] in a half means "the right kind of port, but the neighbour's MAC address is
+/// not known".
 pub(crate) const NOWHERE: u8 = 254;
 
 /// Looks up the way from interface `from` to `destination`, with policy routing by `source`.
@@ -81,6 +85,7 @@ pub(crate) fn lookup(ctx: *mut xdp_md, from: u32, source: [u8; 4], destination: 
     let answer = match code {
         SUCCESS => Answer::Found,
         NO_NEIGHBOUR => Answer::Unresolved,
+        TUNNEL => Answer::Tunnel,
         NOT_FORWARDED => Answer::Local,
         FORWARDING_DISABLED => Answer::ForwardingOff,
         _ => Answer::None,

@@ -7,8 +7,9 @@ use nat_common::{
     abi::{
         config::{CLASS_ICMP, CLASS_TCP, CLASS_UDP},
         counters::Reason,
+        flow::HALF_OUTBOUND,
     },
-    net::timers::GRACE,
+    net::{state, timers::GRACE},
     tick,
 };
 use nat_tests::{
@@ -153,6 +154,29 @@ fn an_expired_flow_s_port_is_found_without_a_sweep() {
         assert_eq!(again.len(), usize::from(count), "all ports again");
         lab.audit().expect("both halves of everything");
     }
+}
+
+/// A flow that somebody is removing at this moment is his: a second remover would free the port while it is given to
+/// another flow, and count everything twice.
+#[test]
+fn a_flow_that_is_being_removed_is_left_to_its_remover() {
+    let mut lab = Lab::new(World::default().blocks(8)).expect("lab");
+    assert_eq!(drain(&lab, |number| udp(WEB, number, SERVER)).len(), 8);
+    lab.wait(tick::from_seconds(240) + 1 + GRACE + SEARCH_PAUSE).expect("clock");
+    let flows = lab.maps.all_flows().expect("flows");
+    for (key, mut entry) in flows.iter().copied().filter(|(_, entry)| entry.half & HALF_OUTBOUND != 0) {
+        entry.state |= state::DEAD;
+        lab.maps.flows.insert(key, entry, 0).expect("marked");
+    }
+    let reason = lab.send(0, &udp(WEB, 60_000, SERVER)).expect("one verdict").reason;
+    assert_eq!(reason, Reason::NoFreePort);
+    // A packet of such a flow does not bring it back to life either.
+    let (key, _) = flows.iter().find(|(_, entry)| entry.half & HALF_OUTBOUND != 0).expect("one");
+    let again = udp(WEB, u16::from_be_bytes(key.source_port), SERVER);
+    let reason = lab.send(0, &again).expect("one verdict").reason;
+    assert!(matches!(reason, Reason::NoFreePort | Reason::FlowRace), "{reason:?}");
+    assert_eq!(lab.maps.all_flows().expect("flows").len(), 16, "both halves of all");
+    assert_eq!(lab.grant(0, CLASS_UDP).expect("counts")[0], 8);
 }
 
 #[test]

@@ -113,3 +113,27 @@ fn a_backend_cannot_take_another_s_share() {
     }
     assert_eq!(lab.audit().expect("audit"), 10);
 }
+
+/// The guarantee is for as many flows at any time, not for the first ones.
+#[test]
+fn what_a_backend_gives_back_of_its_guarantee_it_gets_again() {
+    let mut lab = Lab::new(World::default().blocks(64).table(10, 4, 2)).expect("lab");
+    for number in 1..=6 {
+        assert_eq!(reason(&lab, &udp(WEB, number)), Reason::TranslatedOut);
+    }
+    for round in 0..3 {
+        // All but two go on; those two were opened within the guarantee.
+        lab.wait(tick::from_seconds(200)).expect("clock");
+        let over = [1 + 10 * round, 2 + 10 * round];
+        for number in 3..=6 {
+            assert_eq!(reason(&lab, &udp(WEB, number)), Reason::TranslatedOut);
+        }
+        lab.wait(tick::from_seconds(40) + 1 + GRACE).expect("clock");
+        assert_eq!(lab.sweep(1000).expect("sweep").reclaimed, 2, "flows {over:?}");
+        for number in [11 + 10 * round, 12 + 10 * round] {
+            assert_eq!(reason(&lab, &udp(WEB, number)), Reason::TranslatedOut, "flow {number}");
+        }
+        assert_eq!(reason(&lab, &udp(WEB, 99)), Reason::TableShare);
+        assert_eq!(lab.audit().expect("audit"), 6);
+    }
+}

@@ -249,7 +249,7 @@ layout!(GrantState, 40);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct BackendState {
-    /// Flows alive, all classes: compared with the guaranteed share.
+    /// Flows alive within the guaranteed share, all classes; those above it are in [`Table::burst`].
     pub flows: u64,
 }
 layout!(BackendState, 8);
