@@ -152,3 +152,28 @@ fn an_interface_that_leaves_is_as_before() -> Result<()> {
     ensure!(!links.contains("xdp"), "{links}");
     Ok(())
 }
+
+/// As a late failure of a reload, for a daemon that takes over.
+#[test]
+fn a_takeover_that_fails_changes_nothing() -> Result<()> {
+    let network = Network::new()?;
+    let _echo = Echo::start(&network.outside, SERVER, 80)?;
+    let mut gateway = Gateway::start(&network.gateway, &daemon::usual())?;
+    let mut stream = connect(&network.inside, WEB, SERVER, 80)?;
+    exchange(&mut stream, 1000)?;
+    let plan = blocks(&gateway.json(&["ports"])?).context("a list of blocks")?;
+    gateway.end(libc::SIGTERM)?;
+    another_link(&network)?;
+    let index = network.gateway.index("lan1")?;
+    let foreign = network.gateway.run(|| Pass::attach(index))?;
+    gateway.write(&two_insides(128))?;
+    let said = network.gateway.run(|| Ok(gateway.run_command()?.output()?))?;
+    let text = String::from_utf8_lossy(&said.stderr).into_owned();
+    ensure!(!said.status.success() && text.contains("has an XDP program already"), "{text}");
+    ensure!(blocks(&gateway.json(&["ports"])?) == Some(plan), "the blocks have changed: {text}");
+    exchange(&mut stream, 1000).context("the old flow")?;
+    exchange(&mut connect(&network.inside, DB, SERVER, 80)?, 1000).context("a new flow")?;
+    drop(foreign);
+    gateway.run()?;
+    exchange(&mut stream, 1000).context("the old flow, taken over")
+}

@@ -134,6 +134,25 @@ pub fn tag_key(port: &PortConfig) -> PortTag {
     PortTag { lower: port.lower, vlan }
 }
 
+/// The layout that table `PORTS` holds, by slot, as far as its interfaces are still there.
+#[must_use]
+pub fn recorded(interfaces: &[PortConfig], devices: &[Device]) -> Layout {
+    let there = |index: u32| devices.iter().any(|device| device.index == index);
+    let mut layout = Layout::default();
+    for (slot, port) in (0..).zip(interfaces) {
+        let name = name_of(&port.name);
+        if name.is_empty() {
+            continue;
+        }
+        layout.slots.insert(name.to_owned(), slot);
+        if port.role != 0 && there(port.ifindex) && there(port.lower) {
+            layout.ports.insert(slot, *port);
+        }
+    }
+    layout.lowers = lowers(&layout.ports, devices);
+    layout
+}
+
 /// Assigns slots and finds the device under each interface. `previous` are slots by name that flows may refer to.
 ///
 /// # Errors
@@ -313,6 +332,17 @@ mod tests {
         assert_eq!(tag_key(&inner), PortTag { lower: 2, vlan: [100, 7] });
         assert_eq!(layout.lowers.len(), 1);
         assert_eq!(layout.lowers[0].constants, Constants { slot: NO_SLOT, role: 0, lower: 2, trunk: 1 });
+    }
+
+    #[test]
+    fn what_was_written_is_recognized() {
+        let devices = [device(2, "lan0"), device(3, "wan0")];
+        let layout = resolved(&["lan0"], &["wan0"], &devices).expect("fits");
+        let free = PortConfig { role: 0, name: [0; 16], ..layout.ports[&0] };
+        let ports = [layout.ports[&0], layout.ports[&1], free];
+        assert_eq!(recorded(&ports, &devices), layout);
+        let left = recorded(&ports, &devices[..1]);
+        assert_eq!((left.ports.len(), left.lowers.len(), left.slots.len()), (1, 1, 2));
     }
 
     #[test]

@@ -31,10 +31,11 @@ use crate::{
     datapath::{
         attach::{self, Mode},
         bank::{self, ControlCell},
-        layout::{self, Layout, Lower},
+        layout::{self, Device, Layout, Lower},
         load::{self, Constants, Loader, LogLevel},
         pin::{self, Existing, Instance},
         ports,
+        tables::Tables,
     },
     plan::PortPlan,
 };
@@ -68,7 +69,8 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// Anything that prevents it; the host is then as it was before.
+    /// Anything that prevents it; the host is then as it was before, and what an earlier process left in force is
+    /// in force again.
     pub(super) async fn start(instance: Instance, config: config::Gateway, log: LogLevel) -> Result<Self> {
         let netlink = Netlink::open()?;
         let devices = netlink.devices().await?;
@@ -79,6 +81,7 @@ impl Gateway {
             warn!("removing what a start that was interrupted left in `{}`", instance.pins().display());
             instance.remove_pins()?;
         }
+        let adopted = matches!(existing, Existing::Adoptable(_));
         let mut journal = Journal::default();
         let mut host = HostState::read(&instance)?;
         if instance.make_pins()? {
@@ -93,13 +96,20 @@ impl Gateway {
             }
         };
         gateway.host = host;
-        match gateway.change(config, &devices, &mut journal).await {
-            Ok(()) => Ok(gateway),
-            Err(error) => {
-                journal.roll_back(&gateway.instance, &gateway.netlink, &mut gateway.host).await;
-                Err(error)
-            }
+        let before = if adopted { Some(gateway.in_force(&devices)?) } else { None };
+        let Err(error) = gateway.change(config, &devices, &mut journal).await else { return Ok(gateway) };
+        journal.roll_back(&gateway.instance, &gateway.netlink, &mut gateway.host).await;
+        if let Some((control, layout)) = before {
+            gateway.layout = layout;
+            gateway.put_back(&control);
         }
+        Err(error)
+    }
+
+    /// What the tables of an earlier process hold.
+    fn in_force(&self, devices: &[Device]) -> Result<(Control, Layout)> {
+        let reading = Tables::open(self.instance.name())?.instance()?;
+        Ok((*self.control.value(), layout::recorded(&reading.interfaces, devices)))
     }
 
     /// Opens or makes the maps.
@@ -166,25 +176,32 @@ impl Gateway {
         let Err(error) = self.change(config, &devices, &mut journal).await else { return Ok(()) };
         let (control, layout, config, plan) = before;
         journal.roll_back(&self.instance, &self.netlink, &mut self.host).await;
-        self.attached.retain(|device, _| layout.lowers.iter().any(|lower| lower.name == *device));
         (self.layout, self.config, self.plan) = (layout, config, plan);
-        if let Err(error) = self.put_back(&control) {
-            warn!("going back to the old configuration: {error:#}");
-        }
+        self.put_back(&control);
         Err(error)
     }
 
-    fn put_back(&mut self, before: &Control) -> Result<()> {
+    /// Puts the bank of `before` and [`Self::layout`] in force again. What fails is logged: there is already an error
+    /// on its way.
+    fn put_back(&mut self, before: &Control) {
+        let lowers = self.layout.lowers.clone();
+        self.attached.retain(|device, _| lowers.iter().any(|lower| lower.name == *device));
+        if let Err(error) = self.try_put_back(before, &lowers) {
+            warn!("going back to the old configuration: {error:#}");
+        }
+    }
+
+    fn try_put_back(&mut self, before: &Control, lowers: &[Lower]) -> Result<()> {
         self.control.update(|control| {
             let epoch = bank::epoch_after(control.epoch);
             *control = Control { epoch, heartbeat: control.heartbeat, ..*before };
         })?;
         ports::write(&self.instance, &self.layout)?;
-        let lowers = self.layout.lowers.clone();
+        // A device that this process has put no program on still has the one it had.
         for lower in lowers {
-            if self.attached.get(&lower.name).is_none_or(|attached| attached.constants != lower.constants) {
+            if self.attached.get(&lower.name).is_some_and(|attached| attached.constants != lower.constants) {
                 let on_device = attach::pinned_program(&self.instance, &lower.name)?;
-                self.attach(&lower, on_device.map(|program| (program, true)))?;
+                self.attach(lower, on_device.map(|program| (program, true)))?;
             }
         }
         Ok(())
