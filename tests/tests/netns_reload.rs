@@ -167,7 +167,7 @@ fn a_takeover_that_fails_changes_nothing() -> Result<()> {
     let index = network.gateway.index("lan1")?;
     let foreign = network.gateway.run(|| Pass::attach(index))?;
     gateway.write(&two_insides(128))?;
-    let said = network.gateway.run(|| Ok(gateway.run_command()?.output()?))?;
+    let said = gateway.run_command()?.output()?;
     let text = String::from_utf8_lossy(&said.stderr).into_owned();
     ensure!(!said.status.success() && text.contains("has an XDP program already"), "{text}");
     ensure!(blocks(&gateway.json(&["ports"])?) == Some(plan), "the blocks have changed: {text}");
@@ -176,4 +176,23 @@ fn a_takeover_that_fails_changes_nothing() -> Result<()> {
     drop(foreign);
     gateway.run()?;
     exchange(&mut stream, 1000).context("the old flow, taken over")
+}
+
+/// The control socket cannot be made: found out before anything is attached.
+#[test]
+fn a_start_that_fails_leaves_nothing() -> Result<()> {
+    let network = Network::new()?;
+    let mut gateway = Gateway::new(&network.gateway, &daemon::usual())?;
+    let in_the_way = format!("/run/natgw/{}.sock", gateway.name);
+    std::fs::create_dir_all(&in_the_way)?;
+    let said = gateway.run_command()?.output();
+    std::fs::remove_dir(&in_the_way)?;
+    let said = said?;
+    let text = String::from_utf8_lossy(&said.stderr);
+    ensure!(!said.status.success() && text.contains("control socket"), "{text}");
+    let links = network.at_gateway("ip", &["link", "show"])?;
+    ensure!(!links.contains("prog/xdp"), "a program is left: {links}");
+    let pins = format!("/sys/fs/bpf/natgw/{}", gateway.name);
+    ensure!(!std::path::Path::new(&pins).exists(), "{pins} is left");
+    gateway.run()
 }

@@ -84,11 +84,15 @@ pub async fn run(options: Options, config: config::Gateway) -> Result<()> {
     // Before the state is read, so that no change falls in between; and signals before anything takes time.
     let signals = signals()?;
     task::spawn(watch::watch(events.clone()));
-    let gateway = Gateway::start(instance.clone(), config, options.bpf_log).await?;
-    let mut daemon = Daemon::new(gateway, options, events.clone())?;
-    let _socket = http::serve(&instance.socket(), events.clone())?;
+    let needs = |gateway: &Gateway| {
+        let sweeper = Sweeper::new(gateway.instance(), gateway.load_sweep()?)?;
+        Ok((sweeper, ring::open(&instance)?, http::serve(&instance.socket(), events.clone())?))
+    };
+    let started = Gateway::start(instance.clone(), config, options.bpf_log, needs).await?;
+    let (gateway, (sweeper, ring, _socket)) = started;
+    let mut daemon = Daemon::new(gateway, sweeper, options, events.clone());
     task::spawn(forward_signals(signals, events.clone()));
-    task::spawn(ring::read(ring::open(&instance)?, events.clone()));
+    task::spawn(ring::read(ring, events.clone()));
     task::spawn(tick(events));
     daemon.learn_routes().await;
     daemon.resolve().await;
@@ -167,8 +171,7 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    fn new(gateway: Gateway, options: Options, events: Sender<Event>) -> Result<Self> {
-        let sweeper = Sweeper::new(gateway.instance(), gateway.load_sweep()?)?;
+    fn new(gateway: Gateway, sweeper: Sweeper, options: Options, events: Sender<Event>) -> Self {
         let mut daemon = Self {
             gateway,
             options,
@@ -187,7 +190,7 @@ impl Daemon {
             last_reload: None,
         };
         daemon.follow_logs();
-        Ok(daemon)
+        daemon
     }
 
     async fn turn(&mut self, queue: &mut Receiver<Event>) {

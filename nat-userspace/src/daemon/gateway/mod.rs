@@ -65,13 +65,19 @@ pub(super) struct Gateway {
 }
 
 impl Gateway {
-    /// Starts translating by `config`, or takes over what an earlier process started.
+    /// Starts translating by `config`, or takes over what an earlier process started. What else the process needs is
+    /// made by `needs`, from the maps and before any packet is touched, so that nothing can fail afterwards.
     ///
     /// # Errors
     ///
     /// Anything that prevents it; the host is then as it was before, and what an earlier process left in force is
     /// in force again.
-    pub(super) async fn start(instance: Instance, config: config::Gateway, log: LogLevel) -> Result<Self> {
+    pub(super) async fn start<T>(
+        instance: Instance,
+        config: config::Gateway,
+        log: LogLevel,
+        needs: impl FnOnce(&Self) -> Result<T>,
+    ) -> Result<(Self, T)> {
         let netlink = Netlink::open()?;
         let devices = netlink.devices().await?;
         // Before anything is made: the usual mistakes.
@@ -88,8 +94,9 @@ impl Gateway {
             journal.push(Done::Pins);
         }
         let prepared = Self::prepare(instance.clone(), netlink.clone(), &config, existing, log);
-        let mut gateway = match prepared {
-            Ok(gateway) => gateway,
+        let prepared = prepared.and_then(|gateway| needs(&gateway).map(|needed| (gateway, needed)));
+        let (mut gateway, needed) = match prepared {
+            Ok(prepared) => prepared,
             Err(error) => {
                 journal.roll_back(&instance, &netlink, &mut host).await;
                 return Err(error);
@@ -97,7 +104,9 @@ impl Gateway {
         };
         gateway.host = host;
         let before = if adopted { Some(gateway.in_force(&devices)?) } else { None };
-        let Err(error) = gateway.change(config, &devices, &mut journal).await else { return Ok(gateway) };
+        let Err(error) = gateway.change(config, &devices, &mut journal).await else {
+            return Ok((gateway, needed));
+        };
         journal.roll_back(&gateway.instance, &gateway.netlink, &mut gateway.host).await;
         if let Some((control, layout)) = before {
             gateway.layout = layout;
