@@ -298,13 +298,20 @@ impl Daemon {
 
     async fn learn_routes(&mut self) {
         let netlink = self.gateway.netlink().clone();
-        let learned = async {
-            for (hop, known) in netlink.neighbours().await? {
-                self.hops.learn(hop, Some(known));
+        match netlink.neighbours().await {
+            Ok(neighbours) => {
+                let mut stale = false;
+                for (hop, known) in neighbours {
+                    stale |= self.hops.learn(hop, Some(known));
+                }
+                // Of a change whose event was missed, flows do not know yet.
+                if stale && let Err(error) = self.gateway.control().next_epoch() {
+                    self.failed(&error);
+                }
             }
-            netlink.routes().await
-        };
-        match learned.await {
+            Err(error) => self.failed(&error),
+        }
+        match netlink.routes().await {
             Ok(routes) => {
                 let ports = self.gateway.layout().indices(ROLE_INSIDE | ROLE_OUTSIDE);
                 let backends: Vec<_> =
