@@ -57,6 +57,7 @@ impl Gateway {
         self.assign(devices, journal).await?;
         self.forward(Some(journal))?;
         self.remove_unconfigured();
+        self.unfinished = false;
         Ok(())
     }
 
@@ -267,7 +268,10 @@ impl Gateway {
             self.attached.retain(|device, _| layout.lowers.iter().any(|lower| lower.name == *device));
             self.layout = layout;
         }
-        if changed || !self.is_complete() {
+        let pending = changed || !self.is_complete();
+        if pending {
+            // Until the end: the next call does not see the change any more, and has to try again what fails here.
+            self.unfinished = true;
             // In the order of `change`, for the same reasons.
             self.put_guards(None)?;
             ports::write(&self.instance, &self.layout)?;
@@ -276,9 +280,10 @@ impl Gateway {
         }
         let owned = self.assign(&devices, &mut Journal::default()).await?;
         bank::refresh_owned(&self.instance, self.control.value().bank, &self.plan, &owned)?;
-        if changed || !self.is_complete() {
+        if pending {
             self.forward(None)?;
         }
-        Ok(changed)
+        self.unfinished = false;
+        Ok(pending)
     }
 }

@@ -62,6 +62,8 @@ pub(super) struct Gateway {
     host: HostState,
     guard: Ebpf,
     attached: BTreeMap<String, Attached>,
+    /// Something could not be brought in line with [`Self::layout`] yet.
+    unfinished: bool,
 }
 
 impl Gateway {
@@ -164,6 +166,7 @@ impl Gateway {
             host: HostState::default(),
             guard,
             attached: BTreeMap::new(),
+            unfinished: false,
         })
     }
 
@@ -197,6 +200,7 @@ impl Gateway {
         self.attached.retain(|device, _| lowers.iter().any(|lower| lower.name == *device));
         if let Err(error) = self.try_put_back(before, &lowers) {
             warn!("going back to the old configuration: {error:#}");
+            self.unfinished = true;
         }
     }
 
@@ -216,13 +220,13 @@ impl Gateway {
         Ok(())
     }
 
-    /// Whether every device that is there has its program.
+    /// Whether every device that is there has its program, and all that depends on devices has been brought in line.
     #[must_use]
     pub(super) fn is_complete(&self) -> bool {
         let has = |lower: &Lower| {
             self.attached.get(&lower.name).is_some_and(|attached| attached.constants == lower.constants)
         };
-        self.layout.lowers.iter().all(has)
+        !self.unfinished && self.layout.lowers.iter().all(has)
     }
 
     /// Another object of the instance's programs, for the sweep.
