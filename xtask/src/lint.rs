@@ -15,11 +15,18 @@ use crate::{
 const DENY_WARNINGS: [&str; 3] = ["--", "-D", "warnings"];
 const RUSTUP_LIMIT: Duration = Duration::from_secs(180);
 
-type Check = fn() -> Result<()>;
+type Check = fn() -> Result<Outcome>;
+
+/// What became of a check that found nothing wrong.
+enum Outcome {
+    Passed,
+    /// It could not run here, for this reason.
+    Skipped(&'static str),
+}
 
 pub(crate) fn run() -> Result<()> {
     let tally = all();
-    println!("{} lints passed, {} failed", tally.passed, tally.failed);
+    println!("{}", tally.closing_line());
     if tally.failed > 0 {
         bail!("lints failed ({}): what to change is printed above", tally.failures.join(", "));
     }
@@ -29,17 +36,21 @@ pub(crate) fn run() -> Result<()> {
 /// Every check, also after one has failed, so that one run shows all there is to mend.
 pub(crate) fn all() -> Tally {
     let checks: [(&str, Check); 5] = [
-        ("rustfmt", format),
-        ("clippy, host crates", clippy_host),
-        ("clippy, BPF crates", clippy_bpf),
-        ("tidy", tidy::run),
+        ("rustfmt", || passed(format())),
+        ("clippy, host crates", || passed(clippy_host())),
+        ("clippy, BPF crates", || passed(clippy_bpf())),
+        ("tidy", || passed(tidy::run())),
         ("cargo-deny", deny),
     ];
     let mut tally = Tally::default();
     for (name, check) in checks {
         step(name);
         match check() {
-            Ok(()) => tally.passed += 1,
+            Ok(Outcome::Passed) => tally.passed += 1,
+            Ok(Outcome::Skipped(why)) => {
+                println!("SKIPPED: {name}: {why}");
+                tally.skipped += 1;
+            }
             Err(error) => {
                 note(&format!("{error:#}"));
                 tally.failed += 1;
@@ -48,6 +59,10 @@ pub(crate) fn all() -> Tally {
         }
     }
     tally
+}
+
+fn passed(result: Result<()>) -> Result<Outcome> {
+    result.map(|()| Outcome::Passed)
 }
 
 fn format() -> Result<()> {
@@ -92,14 +107,13 @@ fn bpf_cargo_clippy(tools: &BpfTools) -> Command {
     command
 }
 
-fn deny() -> Result<()> {
+fn deny() -> Result<Outcome> {
     if find_program("cargo-deny").is_none() {
-        note(
-            "cargo-deny is not installed, deny.toml goes unchecked here: `cargo install cargo-deny --locked`",
-        );
-        return Ok(());
+        return Ok(Outcome::Skipped(
+            "it is not installed, deny.toml goes unchecked here: `cargo install cargo-deny --locked`",
+        ));
     }
-    exec(own_cargo("deny").args(["--all-features", "check"]))
+    passed(exec(own_cargo("deny").args(["--all-features", "check"])))
 }
 
 fn cargo() -> std::ffi::OsString {
