@@ -31,7 +31,6 @@ impl Lab {
         let flows: HashMap<FlowKey, FlowEntry> = self.maps.all_flows()?.into_iter().collect();
         let mut by_grant: HashMap<u32, u64> = HashMap::new();
         let mut guaranteed: HashMap<u32, u64> = HashMap::new();
-        let mut guaranteed: HashMap<u32, u64> = HashMap::new();
         let mut burst = 0;
         for (key, entry) in &flows {
             self.half(&flows, key, entry).with_context(|| format!("{key:?}\n  {entry:?}"))?;
