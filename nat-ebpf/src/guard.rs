@@ -3,8 +3,8 @@
 //!
 //! XDP sends what it translates itself; such packets never come here. What comes here was sent by the host's stack:
 //! its own packets, which are let through, and what it forwards. A packet that the stack forwards from an inside
-//! interface, or with a backend's address from anywhere, is either one that XDP left to it because the next hop's MAC address was not known yet, and then its flow
-//! exists and it is translated here, or something that must not leave.
+//! interface, or with a backend's address from anywhere, is either one that XDP left to it because the next hop's MAC
+//! address was not known yet, and then its flow exists and it is translated here, or something that must not leave.
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT},

@@ -54,7 +54,8 @@ pub const ICMP_BUDGET: &str = "ICMP_BUDGET";
 /// Ring buffer of [`super::event::Event`].
 pub const EVENTS: &str = "EVENTS";
 
-/// Maps that are pinned: all except per-CPU scratch ([`ICMP_BUDGET`], `SEARCH`) and the log buffer of aya-log.
+/// Maps that are pinned: all except per-CPU scratch ([`ICMP_BUDGET`], `SEARCH`, `ICMP_WORK`) and the log buffer of
+/// aya-log.
 pub const PINNED_MAPS: [&str; 20] = [
     FLOWS,
     RECORDS,
