@@ -21,7 +21,11 @@ use toml::de::DeTable;
 
 use self::{decode::Report, rules::PlacedRule};
 pub use self::{
-    gateway::{Backend, Frontend, Gateway, OutboundRule, Pool, Protocol, XdpMode},
+    gateway::{
+        Action, Allocation, Backend, DestinationLimit, Frontend, Gateway, HostPorts, InstanceIp, Limits,
+        OutboundRule, Policy, PolicyDirection, Pool, PortRange, Precedence, Protocol, Refusal, Selection,
+        XdpMode,
+    },
     report::{ConfigError, Diagnostic, Place, Severity, Source, Warning},
     values::grouped,
 };

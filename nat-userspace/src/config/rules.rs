@@ -66,9 +66,8 @@ pub(super) fn rules(sections: &[RuleSection], objects: &Objects, report: &mut Re
             pool,
             frontends,
             protocol,
-            ports_per_backend: 0,
-            ports_explicit: false,
             idle_timeout,
+            ..OutboundRule::default()
         };
         claims.add(&rule, section, objects, report);
         let Some(explicit) = explicit else { continue };

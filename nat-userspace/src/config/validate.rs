@@ -12,7 +12,7 @@ use toml::Spanned;
 
 use super::{
     decode::Report,
-    gateway::{Backend, Frontend, Gateway, Pool, XdpMode},
+    gateway::{Backend, Frontend, Gateway, Pool, Precedence, Refusal, XdpMode},
     names::{did_you_mean, instance_name_fault, interface_name_fault, object_name_fault},
     schema::{BackendEntry, File, FrontendSection, GatewaySection, PoolSection, Strings},
     values::{addresses, grouped},
@@ -81,6 +81,11 @@ pub(super) fn gateway(section: &GatewaySection, report: &mut Report) -> Gateway 
         frontends: Vec::new(),
         pools: Vec::new(),
         rules: Vec::new(),
+        max_backends: None,
+        precedence: Precedence::default(),
+        on_refusal: Refusal::default(),
+        policies: Vec::new(),
+        instance_ips: Vec::new(),
     }
 }
 
@@ -217,7 +222,11 @@ fn frontends(sections: &[FrontendSection], report: &mut Report) -> (Vec<Frontend
                     .help(format!("at most {MAX_FRONTENDS} are possible, all frontends together"));
             }
         }
-        frontends.push(Frontend { name: text_of(section.name.as_ref()), addresses: all });
+        frontends.push(Frontend {
+            name: text_of(section.name.as_ref()),
+            addresses: all,
+            ..Frontend::default()
+        });
     }
     (frontends, places)
 }

@@ -12,13 +12,14 @@ use std::{
 use nat_common::abi::config::{CLASS_ICMP, CLASS_TCP, CLASS_UDP, MAX_BACKENDS, Segment};
 
 use super::*;
-use crate::config::{Backend, Frontend, OutboundRule, Pool, Protocol, XdpMode};
+use crate::config::{Backend, Frontend, OutboundRule, Pool, Precedence, Protocol, Refusal, XdpMode};
 
 /// A gateway without rules.
 fn gateway(frontends: &[(&str, &[Ipv4Addr])]) -> Gateway {
     let frontend = |(name, addresses): &(&str, &[Ipv4Addr])| Frontend {
         name: (*name).to_owned(),
         addresses: addresses.to_vec(),
+        ..Frontend::default()
     };
     Gateway {
         name: "default".to_owned(),
@@ -30,6 +31,11 @@ fn gateway(frontends: &[(&str, &[Ipv4Addr])]) -> Gateway {
         frontends: frontends.iter().map(frontend).collect(),
         pools: Vec::new(),
         rules: Vec::new(),
+        max_backends: None,
+        precedence: Precedence::default(),
+        on_refusal: Refusal::default(),
+        policies: Vec::new(),
+        instance_ips: Vec::new(),
     }
 }
 
@@ -52,6 +58,7 @@ fn rule(
         ports_per_backend,
         ports_explicit: true,
         idle_timeout: 240,
+        ..OutboundRule::default()
     });
 }
 
