@@ -9,16 +9,16 @@ use super::layout;
 use crate::{Tick, net::timers::TIMER_CLASSES};
 use bytemuck::{Pod, Zeroable};
 
-/// Backends per instance.
-pub const MAX_BACKENDS: u32 = 4096;
+/// Backends per instance at most; the tables are made for [`Meta::max_backends`].
+pub const MAX_BACKENDS: u32 = 65_536;
+/// Backends that the tables are made for at least.
+pub const MIN_BACKENDS: u32 = 4096;
 /// Outbound rules per instance.
 pub const MAX_RULES: u32 = 256;
 /// Frontend addresses per instance.
 pub const MAX_FRONTENDS: u32 = 256;
 /// Logical interfaces per instance; slots are `u8` in [`super::flow::FlowEntry::slot`].
 pub const MAX_PORTS: u32 = 64;
-/// Pieces that one backend's ports may be in.
-pub const MAX_SEGMENTS: usize = 16;
 /// Banks of configuration.
 pub const BANKS: u32 = 2;
 /// "No such slot".
@@ -31,44 +31,19 @@ pub const CLASS_TCP: u32 = 0;
 pub const CLASS_UDP: u32 = 1;
 /// See [`CLASS_TCP`].
 pub const CLASS_ICMP: u32 = 2;
-/// Protocol classes; a power of two more than needed, so that indices are shifts.
+/// Protocols without ports, in policies only.
+pub const CLASS_OTHER: u32 = 3;
+/// Protocol classes.
 pub const CLASSES: u32 = 4;
-/// Class names as in configuration and JSON.
+/// Names, as in configuration and JSON, of the classes that have ports.
 pub const CLASS_NAMES: [&str; 3] = ["tcp", "udp", "icmp"];
 
-/// Index of a backend's grant for a protocol class, the same in every bank.
+/// Index of slot `slot` in a table that is kept in banks. Banks alternate, so that the index does not depend on how
+/// many slots there are.
 #[inline(always)]
 #[must_use]
-pub const fn grant_slot(backend: u32, class: u32) -> u32 {
-    backend * CLASSES + class
-}
-
-/// Index into `GRANTS`.
-#[inline(always)]
-#[must_use]
-pub const fn grant_index(bank: u32, grant: u32) -> u32 {
-    bank * MAX_BACKENDS * CLASSES + grant
-}
-
-/// Index into `BACKEND_INFO`.
-#[inline(always)]
-#[must_use]
-pub const fn backend_index(bank: u32, backend: u32) -> u32 {
-    bank * MAX_BACKENDS + backend
-}
-
-/// Index into `RULES`.
-#[inline(always)]
-#[must_use]
-pub const fn rule_index(bank: u32, rule: u32) -> u32 {
-    bank * MAX_RULES + rule
-}
-
-/// Index into `FRONTEND_INFO`.
-#[inline(always)]
-#[must_use]
-pub const fn frontend_index(bank: u32, frontend: u32) -> u32 {
-    bank * MAX_FRONTENDS + frontend
+pub const fn banked(bank: u32, slot: u32) -> u32 {
+    slot * BANKS + bank
 }
 
 /// What the maps are: written once, when they are made.
@@ -83,8 +58,12 @@ pub struct Meta {
     pub max_flows: u32,
     /// Tick in which the maps were made: since when the instance translates.
     pub created: Tick,
+    /// Backends the tables were made for.
+    pub max_backends: u32,
+    /// Zero.
+    pub reserved: u32,
 }
-layout!(Meta, 16);
+layout!(Meta, 24);
 
 /// "NTGW".
 pub const META_MAGIC: u32 = 0x4e54_4757;
@@ -110,8 +89,23 @@ pub struct Control {
     pub generation: u32,
     /// The time, in tests only ([`super::names::CONST_TEST_CLOCK`]).
     pub test_tick: Tick,
+    /// `FEATURE_*` of the bank in force: what is off costs nothing.
+    pub features: u32,
+    /// Shortest idle timeout of any rule, in ticks: no port can come free sooner.
+    pub shortest: Tick,
+    /// What the sender of a packet hears that no rule covers: `REFUSAL_*` of [`super::grant`].
+    pub on_refusal: u32,
+    /// Backend slots in use: the highest taken one, plus one.
+    pub backend_slots: u32,
 }
-layout!(Control, 32);
+layout!(Control, 48);
+
+/// [`Control::features`]: there are policies.
+pub const FEATURE_POLICY: u32 = 1;
+/// [`Control::features`]: there are instance IPs.
+pub const FEATURE_INSTANCE: u32 = 1 << 1;
+/// [`Control::features`]: an outbound rule wins over an instance IP.
+pub const FEATURE_RULE_FIRST: u32 = 1 << 2;
 
 /// Ticks without a heartbeat after which the daemon counts as dead (about 3 s).
 pub const HEARTBEAT_TICKS: Tick = 6;
@@ -170,105 +164,6 @@ pub struct PortTag {
 }
 layout!(PortTag, 8);
 
-/// Key of `BACKENDS`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
-pub struct BackendKey {
-    /// Private address, network byte order.
-    pub address: [u8; 4],
-    /// Bank.
-    pub bank: u32,
-}
-layout!(BackendKey, 8);
-
-/// Who a backend slot is. Not read by the data path.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct BackendInfo {
-    /// Private address, network byte order; zero: slot free.
-    pub address: [u8; 4],
-    /// 1: in the configuration; 2: no longer, but flows of it are still alive.
-    pub status: u32,
-    /// Configured name, NUL-padded; empty: known by its address.
-    pub name: [u8; 32],
-    /// Pool, NUL-padded.
-    pub pool: [u8; 32],
-}
-layout!(BackendInfo, 72);
-
-/// A run of ports on one frontend address.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct Segment {
-    /// Frontend address, network byte order.
-    pub address: [u8; 4],
-    /// First port.
-    pub first: u16,
-    /// Number of ports, a multiple of 8; 0: segment not in use.
-    pub count: u16,
-}
-layout!(Segment, 8);
-
-/// The ports of one backend for one protocol class.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct Grant {
-    /// Ports in all segments together; 0: no rule for this backend and class.
-    pub ports: u32,
-    /// Rule slot.
-    pub rule: u32,
-    /// Segments in use.
-    pub segment_count: u32,
-    /// Differs whenever the segments differ: records made for other segments are not believed.
-    pub version: u32,
-    /// The segments, in the order of port numbers.
-    pub segments: [Segment; MAX_SEGMENTS],
-}
-layout!(Grant, 16 + 8 * MAX_SEGMENTS);
-
-/// Running state of a grant, kept across reloads.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct GrantState {
-    /// Flows alive (expired ones count until they are reclaimed).
-    pub flows: u64,
-    /// Flows opened so far.
-    pub opened: u64,
-    /// New flows refused because no port was free.
-    pub refused: u64,
-    /// New flows refused because of the table (full, or the backend's share used up).
-    pub refused_table: u64,
-    /// Tick of the last refusal that was reported as an event.
-    pub reported: Tick,
-    /// Tick of the last collision of both probes: while recent, the record is asked first.
-    pub pressed: Tick,
-}
-layout!(GrantState, 40);
-
-/// Running state of a backend, kept across reloads.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct BackendState {
-    /// Flows alive within the guaranteed share, all classes; those above it are in [`Table::burst`].
-    pub flows: u64,
-}
-layout!(BackendState, 8);
-
-/// An outbound rule.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Rule {
-    /// Idle timeouts in ticks, by [`crate::net::timers::TimerClass`].
-    pub timeouts: [Tick; TIMER_CLASSES],
-    /// 1: in the configuration; 2: no longer, but flows made by it are still alive; 0: slot free.
-    pub status: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// Name, NUL-padded.
-    pub name: [u8; 48],
-}
-layout!(Rule, TIMER_CLASSES * 4 + 8 + 48);
-
 /// Key of `FRONTENDS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
@@ -289,7 +184,7 @@ pub const CLAIMED_BYTES: usize = 65_536 / 8 / 8;
 pub struct Frontend {
     /// Public address, network byte order; zero: slot free.
     pub address: [u8; 4],
-    /// [`FRONTEND_LOCAL`].
+    /// [`FRONTEND_LOCAL`], [`FRONTEND_DRAINING`].
     pub flags: u32,
     /// Name of the frontend in the configuration, NUL-padded.
     pub name: [u8; 32],
@@ -301,6 +196,8 @@ layout!(Frontend, 40 + 3 * CLAIMED_BYTES);
 
 /// [`Frontend::flags`]: the host owns the address.
 pub const FRONTEND_LOCAL: u32 = 1;
+/// [`Frontend::flags`]: no longer in the configuration, but flows of it are still alive.
+pub const FRONTEND_DRAINING: u32 = 1 << 1;
 
 /// The budget that all backends share.
 #[repr(C)]
@@ -314,8 +211,11 @@ pub struct Table {
     pub swept: u64,
     /// Flows reclaimed by the data path itself because it needed their place.
     pub taken_over: u64,
+    /// Flows that ended on ports which no longer belong to their grant: summaries of full leaves made before are not
+    /// believed any more ([`super::record::RootRecord::drained`]).
+    pub drained: u64,
 }
-layout!(Table, 32);
+layout!(Table, 40);
 
 /// Arguments and result of one sweep.
 #[repr(C)]
@@ -385,7 +285,9 @@ mod tests {
 
     #[test]
     fn banks_do_not_overlap() {
-        assert_eq!(grant_index(1, 0), grant_index(0, grant_slot(MAX_BACKENDS - 1, CLASSES - 1)) + 1);
-        assert_eq!(rule_index(1, 0), MAX_RULES);
+        let indices: std::collections::HashSet<u32> =
+            (0..64).flat_map(|slot| [banked(0, slot), banked(1, slot)]).collect();
+        assert_eq!(indices.len(), 128);
+        assert_eq!(indices.iter().max(), Some(&127));
     }
 }

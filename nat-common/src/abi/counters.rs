@@ -60,41 +60,51 @@ reasons! {
     IcmpErrorOut = 2, "icmp_error_out", Translated, "ICMP error from inside about a flow, translated with the packet it quotes";
     IcmpErrorIn = 3, "icmp_error_in", Translated, "ICMP error from outside about a flow, translated with the packet it quotes";
     TranslatedToStack = 4, "translated_to_stack", Translated, "inbound packet translated back and left to the stack, which resolves the backend's MAC address";
-    TtlExceeded = 5, "ttl_exceeded", Answered, "TTL ran out here, answered with ICMP time exceeded";
-    TooBig = 6, "too_big", Answered, "larger than the next link and not to be fragmented, answered with ICMP fragmentation needed";
-    NotIpv4 = 7, "not_ipv4", Passed, "ARP, IPv6 or another ethertype";
-    OtherVlan = 8, "other_vlan", Passed, "tagged for a VLAN, or untagged on a trunk, that is not configured here";
-    Local = 9, "local", Passed, "for one of the gateway's own addresses, or the routing tables know no way at all: the stack takes or answers it";
-    NotOutbound = 10, "not_outbound", Passed, "its route does not leave by an outside interface (backend to backend)";
-    NotFrontend = 11, "not_frontend", Passed, "arrived outside for an address that is not a frontend";
-    HostTraffic = 12, "host_traffic", Passed, "for a frontend address that the host owns, to a port that no backend holds";
-    Multicast = 13, "multicast", Passed, "multicast or broadcast";
-    NeighbourUnresolved = 14, "neighbour_unresolved", Passed, "next hop has no MAC address yet: the stack resolves it and forwards, the guard translates";
-    NoRoute = 15, "no_route", Passed, "its route is a blackhole, unreachable, prohibited or encapsulated: the stack answers";
-    NoOutboundRule = 16, "no_outbound_rule", Dropped, "no outbound rule covers this source address and protocol";
-    NoFreePort = 17, "no_free_port", Dropped, "every port of the backend is taken for this destination";
-    NoMapping = 18, "no_mapping", Dropped, "arrived outside for a port that a backend holds, but no flow matches";
-    FlowExpired = 19, "flow_expired", Dropped, "the flow it belongs to has been idle for too long";
-    TableFull = 20, "table_full", Dropped, "the flow table is full";
-    TableShare = 21, "table_share", Dropped, "the backend has used up its share of the flow table";
-    TableError = 22, "table_error", Dropped, "the kernel refused a table update for another reason than a full table";
-    Fragment = 23, "fragment", Dropped, "a fragment: not translated";
-    Malformed = 24, "malformed", Dropped, "lengths or header fields contradict each other or the frame";
-    BadChecksum = 25, "bad_checksum", Dropped, "wrong IPv4 header checksum in a packet that would open a flow";
-    TcpNoFlow = 26, "tcp_no_flow", Dropped, "TCP segment that opens nothing (not a SYN) and matches no flow";
-    ProtocolUnsupported = 27, "protocol_unsupported", Dropped, "IP protocol other than TCP, UDP and ICMP";
-    IcmpUnsupported = 28, "icmp_unsupported", Dropped, "ICMP type that is neither an echo nor an error";
-    IcmpErrorNoFlow = 29, "icmp_error_no_flow", Dropped, "ICMP error that quotes no flow of ours";
-    TtlExceededSilent = 30, "ttl_exceeded_silent", Dropped, "TTL ran out here, not answered: rate limit, or the packet must not be answered";
-    TooBigSilent = 31, "too_big_silent", Dropped, "larger than the next link, not answered: may be fragmented (not done here), rate limit, or must not be answered";
-    WrongSide = 32, "wrong_side", Dropped, "matches a flow, but arrived from the wrong side";
-    FlowRace = 33, "flow_race", Dropped, "another CPU was changing the flow at the same moment";
-    FlowRecycled = 34, "flow_recycled", Dropped, "the table entry changed hands while it was read";
-    ForwardingOff = 35, "forwarding_off", Passed, "forwarding is off on the interface it came from, so the stack forwards nothing either";
-    InvalidSource = 36, "invalid_source", Dropped, "source address that no host may have (zero, loopback, multicast, broadcast)";
-    NotConfigured = 37, "not_configured", Dropped, "the data path's own tables are not there: a defect or a half-finished start";
-    RouteLost = 38, "route_lost", Dropped, "the flow's route is gone or no longer leaves by an outside interface";
-    ForeignInterface = 39, "foreign_interface", Dropped, "from a backend, and its route leaves by an interface that is neither inside nor outside: nothing guards it";
+    InstanceOut = 5, "instance_out", Translated, "outbound packet of a backend with an instance IP, which became its source";
+    InstanceIn = 6, "instance_in", Translated, "inbound packet for an instance IP, sent to its backend";
+    TtlExceeded = 7, "ttl_exceeded", Answered, "TTL ran out here, answered with ICMP time exceeded";
+    TooBig = 8, "too_big", Answered, "larger than the next link and not to be fragmented, answered with ICMP fragmentation needed";
+    NotIpv4 = 9, "not_ipv4", Passed, "ARP, IPv6 or another ethertype";
+    OtherVlan = 10, "other_vlan", Passed, "tagged for a VLAN, or untagged on a trunk, that is not configured here";
+    Local = 11, "local", Passed, "for one of the gateway's own addresses, or the routing tables know no way at all: the stack takes or answers it";
+    NotOutbound = 12, "not_outbound", Passed, "its route does not leave by an outside interface (backend to backend)";
+    NotFrontend = 13, "not_frontend", Passed, "arrived outside for an address that is not a frontend";
+    HostTraffic = 14, "host_traffic", Passed, "for a frontend address that the host owns, to a port that no backend holds";
+    Multicast = 15, "multicast", Passed, "multicast or broadcast";
+    NeighbourUnresolved = 16, "neighbour_unresolved", Passed, "next hop has no MAC address yet: the stack resolves it and forwards, the guard translates";
+    NoRoute = 17, "no_route", Passed, "its route is a blackhole, unreachable, prohibited or encapsulated: the stack answers";
+    NoOutboundRule = 18, "no_outbound_rule", Dropped, "no outbound rule covers this source address and protocol";
+    NoFreePort = 19, "no_free_port", Dropped, "every port of the backend is taken for this destination";
+    NoMapping = 20, "no_mapping", Dropped, "arrived outside for a port that a backend holds, but no flow matches";
+    FlowExpired = 21, "flow_expired", Dropped, "the flow it belongs to has been idle for too long";
+    TableFull = 22, "table_full", Dropped, "the flow table is full";
+    TableShare = 23, "table_share", Dropped, "the backend has used up its share of the flow table";
+    TableError = 24, "table_error", Dropped, "the kernel refused a table update for another reason than a full table";
+    Fragment = 25, "fragment", Dropped, "a fragment: not translated";
+    Malformed = 26, "malformed", Dropped, "lengths or header fields contradict each other or the frame";
+    BadChecksum = 27, "bad_checksum", Dropped, "wrong IPv4 header checksum in a packet that would open a flow";
+    TcpNoFlow = 28, "tcp_no_flow", Dropped, "TCP segment that opens nothing (not a SYN) and matches no flow";
+    ProtocolUnsupported = 29, "protocol_unsupported", Dropped, "IP protocol other than TCP, UDP and ICMP";
+    IcmpUnsupported = 30, "icmp_unsupported", Dropped, "ICMP type that is neither an echo nor an error";
+    IcmpErrorNoFlow = 31, "icmp_error_no_flow", Dropped, "ICMP error that quotes no flow of ours";
+    TtlExceededSilent = 32, "ttl_exceeded_silent", Dropped, "TTL ran out here, not answered: rate limit, or the packet must not be answered";
+    TooBigSilent = 33, "too_big_silent", Dropped, "larger than the next link, not answered: may be fragmented (not done here), rate limit, or must not be answered";
+    WrongSide = 34, "wrong_side", Dropped, "matches a flow, but arrived from the wrong side";
+    FlowRace = 35, "flow_race", Dropped, "another CPU was changing the flow at the same moment";
+    FlowRecycled = 36, "flow_recycled", Dropped, "the table entry changed hands while it was read";
+    ForwardingOff = 37, "forwarding_off", Passed, "forwarding is off on the interface it came from, so the stack forwards nothing either";
+    InvalidSource = 38, "invalid_source", Dropped, "source address that no host may have (zero, loopback, multicast, broadcast)";
+    NotConfigured = 39, "not_configured", Dropped, "the data path's own tables are not there: a defect or a half-finished start";
+    RouteLost = 40, "route_lost", Dropped, "the flow's route is gone or no longer leaves by an outside interface";
+    ForeignInterface = 41, "foreign_interface", Dropped, "from a backend, and its route leaves by an interface that is neither inside nor outside: nothing guards it";
+    Bypassed = 42, "bypassed", Passed, "to a `[[bypass]]` destination: forwarded untranslated by the stack";
+    Denied = 43, "denied", Dropped, "a `[[deny]]` or `block_smtp` is against it";
+    FlowLimit = 44, "flow_limit", Dropped, "the backend has as many flows as its rule allows (`max_flows`)";
+    HalfOpenLimit = 45, "half_open_limit", Dropped, "the backend has as many unfinished TCP handshakes as its rule allows (`max_half_open`)";
+    RateLimit = 46, "rate_limit", Dropped, "the backend opens flows faster than its rule allows (`new_flows_per_second`)";
+    DestinationLimit = 47, "destination_limit", Dropped, "the backend has as many flows to this destination as its rule allows (`[[outbound_rule.destination]]`)";
+    PortCap = 48, "port_cap", Dropped, "the backend has as many flows to this destination as it may take from the common ports (`max_ports`)";
+    SearchCut = 49, "search_cut", Dropped, "the search for a free port was cut short; what it learnt is kept, and the next packet goes on from there";
 }
 
 impl Reason {
@@ -133,8 +143,12 @@ pub struct Counters {
     pub searches: u64,
     /// Two CPUs opened the same flow; one of them gave its port back.
     pub same_flow_races: u64,
+    /// Refused packets whose sender was told by ICMP.
+    pub refusals_icmp: u64,
+    /// Refused packets whose sender was told by RST.
+    pub refusals_reset: u64,
 }
-layout!(Counters, 16 + 16 * REASON_SLOTS + 48);
+layout!(Counters, 16 + 16 * REASON_SLOTS + 64);
 
 #[cfg(test)]
 mod tests {

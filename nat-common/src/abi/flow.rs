@@ -82,7 +82,7 @@ pub struct FlowEntry {
     pub address: [u8; 4],
     /// Port or identifier to write, network byte order.
     pub port: [u8; 2],
-    /// [`HALF_OUTBOUND`] or [`HALF_INBOUND`], and [`HALF_BURST`].
+    /// [`HALF_OUTBOUND`] or [`HALF_INBOUND`], and what the flow was counted in: [`HALF_BURST`], ….
     pub half: u8,
     /// Slot of the port the packet leaves by.
     pub slot: u8,
@@ -90,7 +90,7 @@ pub struct FlowEntry {
     pub touched: Tick,
     /// [`super::config::Control::epoch`] at which the next hop below was looked up.
     pub epoch: u32,
-    /// [`super::config::grant_slot`]: backend slot × 4 + protocol class.
+    /// [`super::grant::grant_slot`]: backend slot × 4 + protocol class.
     pub grant: u32,
     /// When the flow was opened.
     pub created: Tick,
@@ -100,8 +100,10 @@ pub struct FlowEntry {
     pub mtu: u16,
     /// Rule slot.
     pub rule: u16,
+    /// Number of the rule's destination that the flow was counted in, plus one; 0: none.
+    pub destination: u8,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 5],
     /// Packets translated by this half.
     pub packets: u64,
     /// Bytes translated by this half: IP total length.
@@ -116,6 +118,16 @@ pub const HALF_INBOUND: u8 = 2;
 /// [`FlowEntry::half`]: the flow is above its backend's guaranteed share of the table and takes from the common
 /// budget ([`super::config::Table::burst`]).
 pub const HALF_BURST: u8 = 0x80;
+/// [`FlowEntry::half`]: the flow is counted in its backend's [`super::grant::Quota`].
+pub const HALF_LIMITED: u8 = 0x40;
+/// [`FlowEntry::half`]: and there on what its destination has reserved, not in [`super::grant::Quota::flows`].
+pub const HALF_RESERVED: u8 = 0x20;
+/// [`FlowEntry::half`]: the flow is counted in `TOWARDS`.
+pub const HALF_CAPPED: u8 = 0x10;
+/// [`FlowEntry::half`]: the rule is not for TCP ([`super::grant::quota_index`]).
+pub const HALF_WITHOUT_TCP: u8 = 0x08;
+/// [`FlowEntry::half`]: opened from outside, on an instance IP.
+pub const HALF_INSTANCE: u8 = 0x04;
 
 /// Kernel memory of one flow, both halves, in bytes: two elements and their share of the bucket array (16 bytes a
 /// bucket, as many buckets as elements rounded up to a power of two).

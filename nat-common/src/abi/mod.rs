@@ -9,11 +9,13 @@ pub mod config;
 pub mod counters;
 pub mod event;
 pub mod flow;
+pub mod grant;
 pub mod names;
+pub mod policy;
 pub mod record;
 
 /// Version of every layout in this module together; kept in [`config::Meta`] and compared on adoption.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Declares `Pod` for a layout and asserts its size, on both sides of the boundary.
 macro_rules! layout {

@@ -27,22 +27,44 @@ pub const PORT_BY_TAG: &str = "PORT_BY_TAG";
 pub const PORT_BY_IFINDEX: &str = "PORT_BY_IFINDEX";
 /// Port slot → interface to transmit on (devmap).
 pub const TX_PORTS: &str = "TX_PORTS";
-/// [`super::config::BackendKey`] → backend slot.
+/// [`super::record::RootKey`] → [`super::record::RootRecord`].
+pub const ROOTS: &str = "ROOTS";
+/// [`super::record::pressed_slot`] → tick, as `u64`; 0: never.
+pub const PRESSED: &str = "PRESSED";
+/// [`super::grant::BackendKey`] → [`super::grant::BackendRef`].
 pub const BACKENDS: &str = "BACKENDS";
-/// [`super::config::backend_index`] → [`super::config::BackendInfo`].
+/// [`super::config::banked`] backend slot → [`super::grant::BackendInfo`].
 pub const BACKEND_INFO: &str = "BACKEND_INFO";
-/// [`super::config::grant_index`] → [`super::config::Grant`].
+/// [`super::config::banked`] [`super::grant::grant_slot`] → [`super::grant::Grant`].
 pub const GRANTS: &str = "GRANTS";
-/// [`super::config::grant_slot`] → [`super::config::GrantState`].
+/// [`super::config::banked`] set slot → [`super::grant::PortSet`].
+pub const SETS: &str = "SETS";
+/// [`super::grant::grant_slot`] → [`super::grant::GrantState`].
 pub const GRANT_STATE: &str = "GRANT_STATE";
-/// Backend slot → [`super::config::BackendState`].
+/// [`super::grant::quota_index`] → [`super::grant::Quota`].
+pub const QUOTA: &str = "QUOTA";
+/// [`super::grant::TowardsKey`] → flows, as `u64`.
+pub const TOWARDS: &str = "TOWARDS";
+/// Backend slot → [`super::grant::BackendState`].
 pub const BACKEND_STATE: &str = "BACKEND_STATE";
-/// [`super::config::rule_index`] → [`super::config::Rule`].
+/// [`super::config::banked`] rule slot → [`super::grant::Rule`].
 pub const RULES: &str = "RULES";
 /// [`super::config::FrontendKey`] → frontend slot.
 pub const FRONTENDS: &str = "FRONTENDS";
-/// [`super::config::frontend_index`] → [`super::config::Frontend`].
+/// [`super::config::banked`] frontend slot → [`super::config::Frontend`].
 pub const FRONTEND_INFO: &str = "FRONTEND_INFO";
+/// Longest prefix of [`super::policy::PolicyPrefix`] → policies, as a mask.
+pub const POLICY_PREFIXES: &str = "POLICY_PREFIXES";
+/// [`super::policy::policy_port_index`] → policies, as a mask.
+pub const POLICY_PORTS: &str = "POLICY_PORTS";
+/// Bank → [`super::policy::PolicyMasks`].
+pub const POLICY_MASKS: &str = "POLICY_MASKS";
+/// [`super::config::banked`] policy slot → [`super::policy::PolicyInfo`].
+pub const POLICY_INFO: &str = "POLICY_INFO";
+/// Policy slot → [`super::policy::PolicyState`].
+pub const POLICY_STATE: &str = "POLICY_STATE";
+/// [`super::policy::InstanceKey`] → [`super::policy::Instance`].
+pub const INSTANCES: &str = "INSTANCES";
 /// 0 → [`super::counters::Counters`], per CPU.
 pub const COUNTERS: &str = "COUNTERS";
 /// 0 → [`super::config::Table`]: shared table budget.
@@ -56,9 +78,11 @@ pub const EVENTS: &str = "EVENTS";
 
 /// Maps that are pinned: all except per-CPU scratch ([`ICMP_BUDGET`], `SEARCH`, `ICMP_WORK`) and the log buffer of
 /// aya-log.
-pub const PINNED_MAPS: [&str; 20] = [
+pub const PINNED_MAPS: [&str; 31] = [
     FLOWS,
     RECORDS,
+    ROOTS,
+    PRESSED,
     META,
     CONTROL,
     PORTS,
@@ -68,11 +92,20 @@ pub const PINNED_MAPS: [&str; 20] = [
     BACKENDS,
     BACKEND_INFO,
     GRANTS,
+    SETS,
     GRANT_STATE,
+    QUOTA,
+    TOWARDS,
     BACKEND_STATE,
     RULES,
     FRONTENDS,
     FRONTEND_INFO,
+    POLICY_PREFIXES,
+    POLICY_PORTS,
+    POLICY_MASKS,
+    POLICY_INFO,
+    POLICY_STATE,
+    INSTANCES,
     COUNTERS,
     TABLE,
     SWEEP,
