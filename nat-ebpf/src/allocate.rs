@@ -3,20 +3,22 @@
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nat_common::{
+    Tick,
     abi::{
-        config::{BackendKey, CLASSES, Control, Grant, MAX_BACKENDS, grant_index, grant_slot},
+        config::{CLASSES, banked},
         counters::Reason,
-        flow::{FlowEntry, FlowKey, HALF_BURST, HALF_INBOUND, HALF_OUTBOUND, inbound_key},
+        flow::{FlowEntry, FlowKey, HALF_INBOUND, HALF_INSTANCE, HALF_OUTBOUND, inbound_key},
+        grant::{BackendKey, BackendRef, Grant, REFUSAL_SILENT, REFUSALS_PER_TICK, grant_slot},
     },
     net::state,
-    ports::number_of,
+    ports::segment_of,
 };
 
 use crate::{
-    atomic, event,
-    maps::{BACKEND_STATE, BACKENDS, CONTROL, FLOWS, GRANT_STATE, GRANTS, SEARCH, TABLE},
+    atomic, event, limits,
+    maps::{BACKENDS, CONTROL, FLOWS, GRANT_STATE, GRANTS, SEARCH, SETS, TABLE},
     ports::{self, Search},
-    reap, record,
+    record,
     verdict::{self, Verdict},
 };
 
@@ -27,25 +29,33 @@ pub(crate) const EEXIST: i32 = -17;
 /// `E2BIG`: no free element.
 pub(crate) const E2BIG: i32 = -7;
 
+/// What is configured for a backend.
+#[inline(always)]
+pub(crate) fn backend(bank: u32, address: [u8; 4]) -> Option<*const BackendRef> {
+    BACKENDS.get_ptr(&BackendKey { address, bank })
+}
+
 /// Whether an address is a backend's in the given bank.
 #[inline(always)]
 pub(crate) fn is_backend(bank: u32, address: [u8; 4]) -> bool {
-    BACKENDS.get_ptr(&BackendKey { address, bank }).is_some()
+    backend(bank, address).is_some()
+}
+
+/// The grant of a backend slot for `class`, if there is a rule: its slot and itself.
+#[inline(always)]
+pub(crate) fn grant_in(bank: u32, backend: u32, class: u32) -> Option<(u32, *const Grant)> {
+    let slot = grant_slot(backend, class);
+    let grant = GRANTS.get_ptr(banked(bank, slot))?;
+    // SAFETY: array element.
+    if unsafe { (*grant).is_none() } { None } else { Some((slot, grant)) }
 }
 
 /// The grant of `source` for `class` in the bank in force: its slot and itself.
 #[inline(always)]
 pub(crate) fn grant_of(bank: u32, source: [u8; 4], class: u32) -> Option<(u32, *const Grant)> {
-    let backend = BACKENDS.get_ptr(&BackendKey { address: source, bank })?;
-    // SAFETY: map value, written as a whole word.
-    let backend = unsafe { *backend };
-    if backend >= MAX_BACKENDS {
-        return None;
-    }
-    let slot = grant_slot(backend, class);
-    let grant = GRANTS.get_ptr(grant_index(bank, slot))?;
-    // SAFETY: array element.
-    if unsafe { (*grant).ports } == 0 { None } else { Some((slot, grant)) }
+    let backend = backend(bank, source)?;
+    // SAFETY: map value; slots are written before they are referred to.
+    grant_in(bank, unsafe { (*backend).slot }, class)
 }
 
 /// Whether the port of an outbound half still belongs to its backend, under the same rule.
@@ -53,17 +63,24 @@ pub(crate) fn grant_of(bank: u32, source: [u8; 4], class: u32) -> Option<(u32, *
 pub(crate) fn still_granted(key: &FlowKey, entry: *const FlowEntry) -> bool {
     let Some(control) = CONTROL.get_ptr(0) else { return false };
     // SAFETY: map values.
-    let (bank, class, slot, rule, address, port) = unsafe {
-        let slot = (*entry).grant;
-        ((*control).bank & 1, slot % CLASSES, slot, (*entry).rule, (*entry).address, (*entry).port)
+    let (bank, slot, rule, address, port) = unsafe {
+        ((*control).bank & 1, (*entry).grant, (*entry).rule, (*entry).address, (*entry).port)
     };
-    match grant_of(bank, key.source, class) {
-        // SAFETY: array element.
-        Some((found, grant)) if found == slot => unsafe {
-            (*grant).rule == u32::from(rule) && number_of(&*grant, address, port).is_some()
-        },
+    match grant_of(bank, key.source, slot % CLASSES) {
+        Some((found, grant)) if found == slot => {
+            // SAFETY: array element.
+            let Grant { own, shared, rule: granted, .. } = unsafe { *grant };
+            granted == u32::from(rule) && (has(bank, own, address, port) || has(bank, shared, address, port))
+        }
         _ => false,
     }
+}
+
+#[inline(never)]
+fn has(bank: u32, set: u32, address: [u8; 4], port: [u8; 2]) -> bool {
+    // SAFETY: array element.
+    set != 0
+        && SETS.get_ptr(banked(bank, set - 1)).is_some_and(|set| unsafe { segment_of(&*set, address, port) }.is_some())
 }
 
 /// A random nonce in the high half of a state.
@@ -82,57 +99,65 @@ pub(crate) fn count_opened(grant: u32) {
     }
 }
 
-/// Opens the flow that `SEARCH` asks for. On success the outbound half is in the table and can be looked up.
+/// [`natgw_open`] has opened the flow.
+pub(crate) const OPENED: u64 = 0;
+
+/// Opens the flow that `SEARCH` asks for: [`OPENED`], then its halves are in the table and can be looked up, or
+/// [`Verdict::to_code`].
 ///
 /// If another CPU opens the same flow at the same moment, its port is used and ours is given back.
+///
+/// verifier: global, so that it is verified once.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) fn open() -> Result<(), Verdict> {
-    let Some(search) = SEARCH.get_ptr_mut(0) else { return Err(Verdict::of(Reason::NotConfigured)) };
+pub(crate) extern "C" fn natgw_open() -> u64 {
+    let Some(search) = SEARCH.get_ptr_mut(0) else { return Verdict::of(Reason::NotConfigured).to_code() };
     // SAFETY: this CPU's own element; XDP programs do not interrupt each other on a CPU.
     let search = unsafe { &mut *search };
-    insert(search).map_err(|reason| {
-        refuse(search, reason);
-        Verdict::of(reason)
-    })
+    match insert(search) {
+        Ok(()) => OPENED,
+        Err(reason) => {
+            refuse(search, reason);
+            Verdict::refused(reason, audible(search.slot, search.on_refusal, search.now)).to_code()
+        }
+    }
 }
 
 #[inline(always)]
 fn insert(search: &mut Search) -> Result<(), Reason> {
-    let Some(grant) = GRANTS.get_ptr(search.grant) else { return Err(Reason::NotConfigured) };
-    let burst = admit(search.slot)?;
     clear(&mut search.entry);
+    limits::admit(search)?;
+    search.entry.half |= if search.fixed == 0 { 0 } else { HALF_INSTANCE };
+    let counted = limits::counted(search);
     search.entry.state = nonce() | search.bits;
     search.entry.address = search.key.source;
     search.entry.port = search.key.source_port;
-    search.entry.half = HALF_INBOUND | burst;
+    search.entry.half = HALF_INBOUND | counted.half;
     search.entry.slot = crate::route::FOREIGN;
     search.entry.grant = search.slot;
     search.entry.created = search.now;
-    // SAFETY: array element.
-    search.entry.rule = unsafe { (*grant).rule } as u16;
-    let (address, port) = match ports::claim(search) {
-        Ok(claimed) => claimed,
-        Err(reason) => {
-            reap::discharge(search.slot, burst);
-            return Err(reason);
-        }
-    };
+    search.entry.rule = (search.rule / nat_common::abi::config::BANKS) as u16;
+    if let Err(reason) = ports::claim(search) {
+        limits::discharge(&search.key, counted);
+        return Err(reason);
+    }
+    let (address, port) = (search.inbound.destination, search.inbound.destination_port);
     search.entry.identity = search.key.fold();
     search.entry.address = address;
     search.entry.port = port;
-    search.entry.half = HALF_OUTBOUND | burst;
+    search.entry.half = HALF_OUTBOUND | counted.half;
     search.entry.slot = search.way.slot;
     search.entry.mtu = search.way.mtu;
     search.entry.next_hop = search.way.next_hop;
     search.entry.epoch = search.way.epoch;
-    search.entry.touched = search.now;
+    search.entry.touched = if search.fixed == 0 { search.now } else { 0 };
     match FLOWS.insert(&search.key, &search.entry, NOEXIST) {
         Ok(()) => {
             opened(search.slot);
             Ok(())
         }
         Err(error) => {
-            undo(search, burst, address, port);
+            undo(search, counted, address, port);
             if error == EEXIST {
                 verdict::count(|counters| counters.same_flow_races += 1);
                 return Ok(());
@@ -154,39 +179,16 @@ fn clear(entry: &mut FlowEntry) {
 
 /// Gives a claimed port back. The inbound half is ours alone: only the owner of an outbound half removes one.
 #[inline(never)]
-fn undo(search: &Search, burst: u8, address: [u8; 4], port: [u8; 2]) {
+fn undo(search: &Search, counted: limits::Counted, address: [u8; 4], port: [u8; 2]) {
     let _ = FLOWS.remove(&inbound_key(&search.key, address, port));
     record::release(search.slot, &search.key, address, port);
-    reap::discharge(search.slot, burst);
+    limits::discharge(&search.key, counted);
 }
 
 /// The reason for a table update that failed with `error`.
 #[inline(always)]
 pub(crate) fn table_reason(error: i32) -> Reason {
     if error == E2BIG { Reason::TableFull } else { Reason::TableError }
-}
-
-/// Takes a flow into its backend's share of the table: the guaranteed part first, then the common budget.
-#[inline(always)]
-fn admit(slot: u32) -> Result<u8, Reason> {
-    let backend = slot / CLASSES;
-    let (Some(control), Some(table)) = (CONTROL.get_ptr(0), TABLE.get_ptr_mut(0)) else {
-        return Err(Reason::NotConfigured);
-    };
-    let Some(state) = BACKEND_STATE.get_ptr_mut(backend) else { return Err(Reason::NotConfigured) };
-    // SAFETY: array elements.
-    unsafe {
-        let Control { guaranteed_flows, burst_flows, .. } = *control;
-        if atomic::fetch_add(&raw mut (*state).flows, 1) < u64::from(guaranteed_flows) {
-            return Ok(0);
-        }
-        atomic::add(&raw mut (*state).flows, u64::MAX);
-        if atomic::fetch_add(&raw mut (*table).burst, 1) < u64::from(burst_flows) {
-            return Ok(HALF_BURST);
-        }
-        atomic::add(&raw mut (*table).burst, u64::MAX);
-    }
-    Err(Reason::TableShare)
 }
 
 #[inline(always)]
@@ -210,11 +212,16 @@ fn refuse(request: &Search, reason: Reason) {
     let Some(state) = GRANT_STATE.get_ptr_mut(request.slot) else { return };
     // SAFETY: array element. Two CPUs may both report: harmless.
     let report = unsafe {
-        if matches!(reason, Reason::NoFreePort) {
-            atomic::add(&raw mut (*state).refused, 1);
-        } else {
-            atomic::add(&raw mut (*state).refused_table, 1);
-        }
+        let count = match reason {
+            Reason::NoFreePort | Reason::SearchCut => &raw mut (*state).refused,
+            Reason::FlowLimit
+            | Reason::HalfOpenLimit
+            | Reason::RateLimit
+            | Reason::DestinationLimit
+            | Reason::PortCap => &raw mut (*state).refused_limit,
+            _ => &raw mut (*state).refused_table,
+        };
+        atomic::add(count, 1);
         let report = (*state).reported != request.now;
         if report {
             (*state).reported = request.now;
@@ -223,5 +230,22 @@ fn refuse(request: &Search, reason: Reason) {
     };
     if report {
         event::refused(&request.key, request.slot, reason, request.now);
+    }
+}
+
+/// What the sender of a refused packet hears: what its rule says, unless this grant's answers for this tick are used up.
+#[inline(always)]
+pub(crate) fn audible(slot: u32, on_refusal: u32, now: Tick) -> u32 {
+    if on_refusal == REFUSAL_SILENT {
+        return REFUSAL_SILENT;
+    }
+    let Some(state) = GRANT_STATE.get_ptr_mut(slot) else { return on_refusal };
+    // SAFETY: array element. Two CPUs at the turn of a tick may both start anew: some answers more.
+    unsafe {
+        if (*state).answered != now {
+            (*state).answered = now;
+            (&raw mut (*state).answers).write_volatile(0);
+        }
+        if atomic::fetch_add(&raw mut (*state).answers, 1) < REFUSALS_PER_TICK { on_refusal } else { REFUSAL_SILENT }
     }
 }

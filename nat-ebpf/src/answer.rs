@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! ICMP errors that the gateway itself sends: time exceeded and fragmentation needed (RFC 792, RFC 1191, RFC 1812
-//! §4.3.2). The frame is turned round on the interface it came from: its sender's MAC address is the way back.
+//! What the gateway itself sends: ICMP errors (RFC 792, RFC 1191, RFC 1812 §4.3.2), and RST to connections that it
+//! refuses ([`crate::reset`]). The frame is turned round on the interface it came from: its sender's MAC address is
+//! the way back.
 
 use aya_ebpf::{
     bindings::{xdp_action, xdp_md},
@@ -9,7 +10,11 @@ use aya_ebpf::{
     },
 };
 use nat_common::{
-    abi::{config::ICMP_ERRORS_PER_TICK, counters::Reason},
+    abi::{
+        config::ICMP_ERRORS_PER_TICK,
+        counters::Reason,
+        grant::{REFUSAL_HOST_UNREACHABLE, REFUSAL_SILENT, REFUSAL_TCP_RESET},
+    },
     net::icmp,
     tick,
 };
@@ -18,9 +23,9 @@ use network_types::{icmp::Icmpv4Hdr, ip::Ipv4Hdr};
 use crate::{
     frame,
     maps::{ICMP_BUDGET, PORTS},
-    parse::{ETHERNET, ICMP, Kind, Parsed, TAG},
-    translate,
-    verdict::Verdict,
+    parse::{ETHERNET, ICMP, Kind, Parsed, TAG, TCP},
+    reset, translate,
+    verdict::{self, Verdict},
 };
 
 /// Bytes put in front of the quoted packet.
@@ -33,6 +38,9 @@ const MAX_L2: usize = 22;
 /// Answers a packet; the verdict that remains if it must not be answered is silence.
 #[inline(always)]
 pub(crate) fn send(ctx: *mut xdp_md, parsed: &Parsed, slot: u32, verdict: Verdict, mtu: u16) -> Verdict {
+    if verdict.style() != REFUSAL_SILENT {
+        return refusal(ctx, parsed, slot, verdict);
+    }
     let (kind, code, reason, silent) = if verdict.is_ttl() {
         (icmp::TIME_EXCEEDED, 0, Reason::TtlExceeded, Reason::TtlExceededSilent)
     } else {
@@ -40,15 +48,54 @@ pub(crate) fn send(ctx: *mut xdp_md, parsed: &Parsed, slot: u32, verdict: Verdic
     };
     let [high, low] = mtu.to_be_bytes();
     let message = u32::from_be_bytes([kind, code, high, low]);
-    if (verdict.is_ttl() || parsed.dont_fragment) && answer(ctx, parsed, slot, message) {
+    if (verdict.is_ttl() || parsed.dont_fragment) && natgw_answer(ctx, parsed, slot, message) != 0 {
         Verdict::sent(reason, xdp_action::XDP_TX)
     } else {
         Verdict::of(silent)
     }
 }
 
-/// Turns the frame into an ICMP error to its sender. False, and the frame not to be used, if there must not be one.
+/// Tells the sender of a packet that it was refused.
+#[inline(always)]
+fn refusal(ctx: *mut xdp_md, parsed: &Parsed, slot: u32, verdict: Verdict) -> Verdict {
+    if verdict.style() == REFUSAL_TCP_RESET && parsed.key.protocol == TCP {
+        if reset::natgw_reset(ctx, parsed) == 0 {
+            return verdict.silent();
+        }
+        verdict::count(|counters| counters.refusals_reset += 1);
+        return verdict.answered();
+    }
+    let code = if verdict.style() == REFUSAL_HOST_UNREACHABLE {
+        icmp::CODE_HOST_UNREACHABLE
+    } else {
+        icmp::CODE_ADMIN_PROHIBITED
+    };
+    if natgw_answer(ctx, parsed, slot, u32::from_be_bytes([icmp::UNREACHABLE, code, 0, 0])) == 0 {
+        return verdict.silent();
+    }
+    verdict::count(|counters| counters.refusals_icmp += 1);
+    verdict.answered()
+}
+
+/// Turns the frame into an ICMP error to its sender. 0, and the frame not to be used, if there must not be one.
+///
+/// verifier: global, so that it is verified once.
+#[unsafe(no_mangle)]
 #[inline(never)]
+pub(crate) extern "C" fn natgw_answer(
+    ctx: *mut xdp_md,
+    parsed: *const Parsed,
+    slot: u32,
+    message: u32,
+) -> u32 {
+    if parsed.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and the only caller passes a whole value.
+    u32::from(answer(ctx, unsafe { &*parsed }, slot, message))
+}
+
+#[inline(always)]
 fn answer(ctx: *mut xdp_md, parsed: &Parsed, slot: u32, message: u32) -> bool {
     if parsed.kind != Kind::Query || matches!(parsed.key.source[0], 0 | 127 | 224..) || !within_budget() {
         return false;
@@ -70,7 +117,7 @@ fn answer(ctx: *mut xdp_md, parsed: &Parsed, slot: u32, message: u32) -> bool {
         }
     }
     let (start, length) = (l3 + size_of::<Ipv4Hdr>(), size_of::<Icmpv4Hdr>() + quoted);
-    turn_round(ctx, usize::from(parsed.tags))
+    turn_round(ctx, usize::from(parsed.tags), HEADERS)
         && headers(ctx, parsed, address, message)
         && write_checksum(ctx, l3 + 10, l3, size_of::<Ipv4Hdr>())
         && write_checksum(ctx, start + 2, start, length)
@@ -78,11 +125,11 @@ fn answer(ctx: *mut xdp_md, parsed: &Parsed, slot: u32, message: u32) -> bool {
 
 /// The Ethernet header from where it was to where it belongs now, with the addresses exchanged and the same tags.
 #[inline(never)]
-fn turn_round(ctx: *mut xdp_md, tags: usize) -> bool {
+pub(crate) fn turn_round(ctx: *mut xdp_md, tags: usize, from: usize) -> bool {
     let (Some(destination), Some(source), Some(ethertype)) = (
-        frame::load::<[u8; 6]>(ctx, HEADERS),
-        frame::load::<[u8; 6]>(ctx, HEADERS + 6),
-        frame::load::<[u8; 2]>(ctx, HEADERS + 12),
+        frame::load::<[u8; 6]>(ctx, from),
+        frame::load::<[u8; 6]>(ctx, from + 6),
+        frame::load::<[u8; 2]>(ctx, from + 12),
     ) else {
         return false;
     };
@@ -92,7 +139,7 @@ fn turn_round(ctx: *mut xdp_md, tags: usize) -> bool {
     for tag in 0..2 {
         let at = ETHERNET + tag * TAG;
         if tag < tags
-            && let Some(bytes) = frame::load::<[u8; TAG]>(ctx, HEADERS + at)
+            && let Some(bytes) = frame::load::<[u8; TAG]>(ctx, from + at)
         {
             frame::store(ctx, at, &bytes);
         }
@@ -121,9 +168,9 @@ fn write_checksum(ctx: *mut xdp_md, at: usize, start: usize, length: usize) -> b
     sum != translate::UNREADABLE && frame::store(ctx, at, &(!(sum as u16)).to_ne_bytes())
 }
 
-/// Takes one error from this CPU's budget.
+/// Takes one answer from this CPU's budget.
 #[inline(always)]
-fn within_budget() -> bool {
+pub(crate) fn within_budget() -> bool {
     let Some(budget) = ICMP_BUDGET.get_ptr_mut(0) else { return false };
     // SAFETY: real time also in tests: the budget protects the network, not a flow.
     let now = tick::from_ns(unsafe { bpf_ktime_get_coarse_ns() });

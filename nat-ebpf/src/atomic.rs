@@ -54,6 +54,20 @@ pub(crate) unsafe fn and(word: *mut u64, value: u64) {
     unsafe { asm!("lock *(u64 *)({word} + 0) &= {value}", word = in(reg) word, value = in(reg) value) }
 }
 
+/// Keeps only the bits in `value` and returns what was there. With a result, the operation is a full barrier.
+///
+/// # Safety
+/// As [`add`].
+#[inline(always)]
+pub(crate) unsafe fn fetch_and(word: *mut u64, value: u64) -> u64 {
+    let mut result = value;
+    // SAFETY: by the caller's promise.
+    unsafe {
+        asm!("{value} = atomic_fetch_and((u64 *)({word} + 0), {value})", word = in(reg) word, value = inout(reg) result)
+    }
+    result
+}
+
 /// Replaces `expected` by `new`; false if something else was there.
 ///
 /// # Safety

@@ -8,10 +8,12 @@ use nat_common::{
     Tick,
     abi::{
         config::{
-            CLAIMED_BYTES, CLASS_TCP, Control, FRONTEND_LOCAL, Frontend, FrontendKey, MAX_FRONTENDS, NO_SLOT,
-            PortTag, ROLE_INSIDE, ROLE_OUTSIDE, frontend_index, grant_index,
+            CLAIMED_BYTES, CLASS_TCP, CLASSES, Control, FEATURE_INSTANCE, FEATURE_POLICY, FEATURE_RULE_FIRST,
+            FRONTEND_DRAINING, FRONTEND_LOCAL, Frontend, FrontendKey, MAX_FRONTENDS, MAX_RULES, NO_SLOT,
+            PortTag, ROLE_INSIDE, ROLE_OUTSIDE, banked,
         },
         counters::Reason,
+        grant::{BackendRef, Grant, grant_slot},
     },
     net::{
         icmp,
@@ -20,9 +22,11 @@ use nat_common::{
 };
 
 use crate::{
-    allocate, constants, event,
-    maps::{CONTROL, FRONTEND_INFO, FRONTENDS, PORT_BY_TAG, PORTS, SEARCH},
+    allocate, atomic, constants, event, instance,
+    maps::{BACKEND_STATE, CONTROL, FRONTEND_INFO, FRONTENDS, PORT_BY_TAG, PORTS, RULES, SEARCH},
     parse::{Kind, Parsed},
+    policy,
+    ports::Search,
     route::{self, Answer, Route},
     translate,
     verdict::Verdict,
@@ -73,8 +77,12 @@ pub(crate) fn ingress(parsed: &Parsed, now: Tick, arrival: &mut Arrival) -> Resu
 pub(crate) const OPEN: u64 = 0;
 /// The packet is an ICMP error for [`crate::icmp_error`].
 pub(crate) const ICMP_ERROR: u64 = 1;
+/// The packet belongs to an instance IP: `ICMP_WORK` holds what [`crate::instance`] is to do.
+pub(crate) const INSTANCE: u64 = 2;
+/// As [`OPEN`], from outside.
+pub(crate) const OPEN_INBOUND: u64 = 3;
 
-/// Decides about a packet that matched no flow: [`OPEN`], [`ICMP_ERROR`] or [`Verdict::to_code`].
+/// Decides about a packet that matched no flow: [`OPEN`], [`ICMP_ERROR`], … or [`Verdict::to_code`].
 ///
 /// verifier: global, so that it is verified once; and what comes next is called from the entry point, so that the
 /// stacks never add up to more than 512 bytes.
@@ -102,6 +110,12 @@ fn miss(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<u64, Ver
     {
         return inbound(parsed, frontend);
     }
+    if arrival.role & u32::from(ROLE_OUTSIDE) != 0
+        && control.features & FEATURE_INSTANCE != 0
+        && let Some(found) = instance::of_address(control.bank & 1, parsed.key.destination)
+    {
+        return instance::inbound(ctx, parsed, arrival, control, found);
+    }
     if arrival.role & u32::from(ROLE_INSIDE) != 0 {
         return outbound(ctx, parsed, arrival, control);
     }
@@ -116,14 +130,16 @@ fn frontend_of(bank: u32, address: [u8; 4]) -> Option<*const Frontend> {
     if slot >= MAX_FRONTENDS {
         return None;
     }
-    FRONTEND_INFO.get_ptr(frontend_index(bank, slot))
+    FRONTEND_INFO.get_ptr(banked(bank, slot))
 }
 
 /// Arrived outside for a frontend, and no flow.
 #[inline(always)]
 fn inbound(parsed: &Parsed, frontend: *const Frontend) -> Result<u64, Verdict> {
     // SAFETY: array element.
-    let local = unsafe { (*frontend).flags } & FRONTEND_LOCAL != 0;
+    let flags = unsafe { (*frontend).flags };
+    // What is left of a frontend that drains is not the host's, although it still has the address.
+    let local = flags & FRONTEND_LOCAL != 0 && flags & FRONTEND_DRAINING == 0;
     let unclaimed = |reason| Err(Verdict::of(if local { Reason::HostTraffic } else { reason }));
     match parsed.kind {
         Kind::Fragment => Err(Verdict::of(Reason::Fragment)),
@@ -177,13 +193,90 @@ fn outbound(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival, control: &Cont
     if matches!(parsed.key.source[0], 0 | 127 | 224..) {
         return Err(Verdict::of(Reason::InvalidSource));
     }
-    match parsed.kind {
-        Kind::IcmpError => Ok(ICMP_ERROR),
-        Kind::Fragment => Err(Verdict::of(Reason::Fragment)),
-        Kind::OtherProtocol => Err(without_rule(control, parsed, Reason::ProtocolUnsupported)),
-        Kind::IcmpOther => Err(without_rule(control, parsed, Reason::IcmpUnsupported)),
-        Kind::Query => open(ctx, parsed, arrival, control, &way),
+    let bank = control.bank & 1;
+    let backend = allocate::backend(bank, parsed.key.source);
+    if control.features & FEATURE_POLICY != 0 {
+        by_policy(parsed, arrival, control, backend)?;
     }
+    // SAFETY: map value.
+    let public = backend.map_or([0; 4], |backend| unsafe { (*backend).instance });
+    if parsed.kind == Kind::IcmpError {
+        return Ok(ICMP_ERROR);
+    }
+    if public != [0; 4] && !rule_first(parsed, control, backend) {
+        return instance::outbound(ctx, parsed, arrival, &way, public);
+    }
+    match parsed.kind {
+        Kind::Fragment => Err(Verdict::of(Reason::Fragment)),
+        Kind::OtherProtocol => Err(without_rule(arrival, control, backend, Reason::ProtocolUnsupported)),
+        Kind::IcmpOther => Err(without_rule(arrival, control, backend, Reason::IcmpUnsupported)),
+        _ => open(ctx, parsed, arrival, control, &way),
+    }
+}
+
+/// Whether a backend's outbound rule takes a packet, although it has an instance IP: the configuration says so, and a
+/// rule can take it.
+#[inline(always)]
+fn rule_first(parsed: &Parsed, control: &Control, backend: Option<*const BackendRef>) -> bool {
+    let opens = match u32::from(parsed.class) {
+        CLASS_TCP => state::opens(parsed.flags),
+        _ => parsed.key.protocol != crate::parse::ICMP || parsed.icmp_type == icmp::ECHO_REQUEST,
+    };
+    control.features & FEATURE_RULE_FIRST != 0
+        && parsed.kind == Kind::Query
+        && opens
+        && backend.is_some_and(|backend| {
+            // SAFETY: map value.
+            let slot = unsafe { (*backend).slot };
+            allocate::grant_in(control.bank & 1, slot, u32::from(parsed.class)).is_some()
+        })
+}
+
+/// Applies the policies to an outbound packet.
+#[inline(always)]
+fn by_policy(
+    parsed: &Parsed,
+    arrival: &Arrival,
+    control: &Control,
+    backend: Option<*const BackendRef>,
+) -> Result<(), Verdict> {
+    let bank = control.bank & 1;
+    // SAFETY: map value.
+    let policies = backend.map_or_else(|| policy::of_strangers(bank), |backend| unsafe { (*backend).policies });
+    let subject = policy::Subject {
+        bank,
+        policies,
+        remote: parsed.key.destination,
+        protocol: parsed.key.protocol,
+        port: policy::port_of(parsed),
+    };
+    match policy::outbound(&subject) {
+        policy::Found::Nothing => Ok(()),
+        policy::Found::Bypassed => Err(Verdict::of(Reason::Bypassed)),
+        policy::Found::Denied => {
+            let Some(backend) = backend else { return Err(Verdict::of(Reason::Denied)) };
+            // SAFETY: map value.
+            let slot = unsafe { (*backend).slot };
+            if let Some(state) = BACKEND_STATE.get_ptr_mut(slot) {
+                // SAFETY: array element.
+                unsafe { atomic::add(&raw mut (*state).refused_policy, 1) };
+            }
+            let class = u32::from(parsed.class);
+            let style = match allocate::grant_in(bank, slot, class) {
+                // SAFETY: array element.
+                Some((_, grant)) => on_refusal(bank, unsafe { (*grant).rule }),
+                None => control.on_refusal,
+            };
+            let style = allocate::audible(grant_slot(slot, class), style, arrival.now);
+            Err(Verdict::refused(Reason::Denied, style))
+        }
+    }
+}
+
+#[inline(always)]
+fn on_refusal(bank: u32, rule: u32) -> u32 {
+    // SAFETY: array element.
+    RULES.get_ptr(banked(bank, rule % MAX_RULES)).map_or(0, |rule| unsafe { (*rule).on_refusal })
 }
 
 /// The route decides whether a packet is outbound at all: it is if it leaves by an outside interface. A backend's
@@ -206,9 +299,29 @@ fn leaves_outside(way: &Route, bank: u32, source: [u8; 4]) -> Result<(), Verdict
 
 /// `reason`, unless the source has no rule at all: that is what its operator has to know first.
 #[inline(always)]
-fn without_rule(control: &Control, parsed: &Parsed, reason: Reason) -> Verdict {
-    let known = allocate::grant_of(control.bank & 1, parsed.key.source, CLASS_TCP).is_some();
-    Verdict::of(if known { reason } else { Reason::NoOutboundRule })
+fn without_rule(
+    arrival: &Arrival,
+    control: &Control,
+    backend: Option<*const BackendRef>,
+    reason: Reason,
+) -> Verdict {
+    let Some(backend) = backend else { return no_rule(arrival, control, NO_SLOT) };
+    // SAFETY: map value.
+    let slot = unsafe { (*backend).slot };
+    match allocate::grant_in(control.bank & 1, slot, CLASS_TCP) {
+        Some(_) => Verdict::of(reason),
+        None => no_rule(arrival, control, grant_slot(slot, CLASS_TCP)),
+    }
+}
+
+/// No rule covers the packet of a backend, or of a stranger ([`NO_SLOT`]).
+#[inline(always)]
+fn no_rule(arrival: &Arrival, control: &Control, slot: u32) -> Verdict {
+    if let Some(state) = BACKEND_STATE.get_ptr_mut(slot / CLASSES) {
+        // SAFETY: array element.
+        unsafe { atomic::add(&raw mut (*state).refused_rule, 1) };
+    }
+    Verdict::refused(Reason::NoOutboundRule, allocate::audible(slot, control.on_refusal, arrival.now))
 }
 
 /// Whether an outbound packet may open a flow; if so, the request for it.
@@ -220,9 +333,14 @@ fn open(
     control: &Control,
     way: &Route,
 ) -> Result<u64, Verdict> {
-    let Some((slot, _)) = allocate::grant_of(control.bank & 1, parsed.key.source, u32::from(parsed.class))
-    else {
-        return Err(Verdict::of(Reason::NoOutboundRule));
+    let (bank, class) = (control.bank & 1, u32::from(parsed.class));
+    let Some(backend) = allocate::backend(bank, parsed.key.source) else {
+        return Err(no_rule(arrival, control, NO_SLOT));
+    };
+    // SAFETY: map value.
+    let backend = unsafe { (*backend).slot };
+    let Some((slot, grant)) = allocate::grant_in(bank, backend, class) else {
+        return Err(no_rule(arrival, control, grant_slot(backend, class)));
     };
     if u32::from(parsed.class) == CLASS_TCP && !state::opens(parsed.flags) {
         return Err(Verdict::of(Reason::TcpNoFlow));
@@ -246,17 +364,63 @@ fn open(
             return Err(Verdict::of(Reason::NotConfigured));
         }
     }
-    let Some(request) = SEARCH.get_ptr_mut(0) else { return Err(Verdict::of(Reason::NotConfigured)) };
-    // SAFETY: this CPU's own element; XDP programs do not interrupt each other on a CPU.
-    let request = unsafe { &mut *request };
+    let Some(request) = request(control, arrival, slot, grant) else {
+        return Err(Verdict::of(Reason::NotConfigured));
+    };
     request.key = parsed.key;
-    request.slot = slot;
-    request.grant = grant_index(control.bank & 1, slot);
     request.bits = state::tcp_bits(0, Direction::Outbound, parsed.flags);
-    request.now = arrival.now;
+    request.fixed = 0;
     request.way.slot = if resolved { way.slot } else { route::FOREIGN };
     request.way.mtu = way.mtu;
     request.way.next_hop = way.next_hop;
     request.way.epoch = if resolved { control.epoch } else { 0 };
     Ok(OPEN)
+}
+
+/// This CPU's request, filled in as far as both directions agree.
+#[inline(always)]
+fn request(
+    control: &Control,
+    arrival: &Arrival,
+    slot: u32,
+    grant: *const Grant,
+) -> Option<&'static mut Search> {
+    let bank = control.bank & 1;
+    // SAFETY: this CPU's own element; XDP programs do not interrupt each other on a CPU.
+    let request = unsafe { &mut *SEARCH.get_ptr_mut(0)? };
+    // SAFETY: array element.
+    let rule = unsafe { (*grant).rule } % MAX_RULES;
+    request.slot = slot;
+    request.bank = bank;
+    request.grant = banked(bank, slot);
+    request.rule = banked(bank, rule);
+    request.on_refusal = on_refusal(bank, rule);
+    request.now = arrival.now;
+    Some(request)
+}
+
+/// A connection from outside to an instance IP whose answers an outbound rule would take: [`OPEN_INBOUND`].
+#[inline(always)]
+pub(crate) fn open_inbound(
+    parsed: &Parsed,
+    arrival: &Arrival,
+    control: &Control,
+    backend: [u8; 4],
+    slot: u32,
+    grant: *const Grant,
+) -> Result<u64, Verdict> {
+    if u32::from(parsed.class) == CLASS_TCP && !state::opens(parsed.flags) {
+        return Err(Verdict::of(Reason::TcpNoFlow));
+    }
+    let Some(request) = request(control, arrival, slot, grant) else {
+        return Err(Verdict::of(Reason::NotConfigured));
+    };
+    request.inbound = parsed.key;
+    request.key = parsed.key.reversed();
+    request.key.source = backend;
+    request.bits = state::tcp_bits(0, Direction::Inbound, parsed.flags);
+    request.fixed = 1;
+    request.way.slot = route::FOREIGN;
+    request.way.epoch = 0;
+    Ok(OPEN_INBOUND)
 }

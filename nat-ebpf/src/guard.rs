@@ -15,18 +15,18 @@ use aya_ebpf::{
 };
 use nat_common::{
     abi::{
-        config::{FrontendKey, ROLE_INSIDE},
+        config::{FEATURE_POLICY, FrontendKey, ROLE_INSIDE},
         flow::{FlowKey, HALF_OUTBOUND},
     },
     net::{icmp, state},
 };
 
 use crate::{
-    allocate, atomic,
+    allocate, atomic, instance,
     lookup::word,
     maps::{CONTROL, FLOWS, FRONTENDS, PORT_BY_IFINDEX, PORTS},
     parse::{ICMP, TCP, UDP},
-    verdict,
+    policy, verdict,
 };
 
 /// Ethertype of IPv4 in `__sk_buff.protocol`, network byte order.
@@ -81,37 +81,103 @@ fn forwarded(skb: *mut __sk_buff, from_inside: bool) -> Fate {
     if may_leave(skb, source, destination, from_inside) {
         return Fate::Ours;
     }
-    if header[6] & 0x3f != 0 || header[7] != 0 {
-        return Fate::Stopped;
-    }
+    let fragment = header[6] & 0x3f != 0 || header[7] != 0;
     let transport = u32::from(header[0] & 0x0f) * 4;
     let mut first = [0u8; 8];
-    if transport < 20 || !load(skb, transport, &mut first) {
+    if transport < 20 || (!load(skb, transport, &mut first) && !fragment) {
         return Fate::Stopped;
     }
-    let mut key = FlowKey { source, destination, protocol: header[9], ..FlowKey::default() };
+    let by_flow = if fragment { None } else { by_flow(skb, &header, transport, &first) };
+    let port = if fragment { policy::UNSEEN } else { u32::from(u16::from_be_bytes([first[2], first[3]])) };
+    match by_flow {
+        Some(fate) => fate,
+        None => without_flow(skb, &header, transport, port),
+    }
+}
+
+/// Translates a packet of a flow; `None`: there is none.
+#[inline(always)]
+fn by_flow(skb: *mut __sk_buff, header: &[u8; 20], transport: u32, first: &[u8; 8]) -> Option<Fate> {
+    let mut key = FlowKey {
+        source: [header[12], header[13], header[14], header[15]],
+        destination: [header[16], header[17], header[18], header[19]],
+        protocol: header[9],
+        ..FlowKey::default()
+    };
     match key.protocol {
         TCP | UDP => {
             key.source_port = [first[0], first[1]];
             key.destination_port = [first[2], first[3]];
         }
         ICMP if first[0] == icmp::ECHO_REQUEST => key.source_port = [first[4], first[5]],
-        _ => return Fate::Stopped,
+        _ => return None,
     }
-    let Some(entry) = FLOWS.get_ptr_mut(&key) else { return Fate::Stopped };
+    let entry = FLOWS.get_ptr_mut(&key)?;
     let first = word(entry);
     // SAFETY: a map value; identity compared after reading.
     let (address, port, half) = unsafe { ((*entry).address, (*entry).port, (*entry).half) };
     let state = (first >> 32) as u32;
     if half & HALF_OUTBOUND == 0 || state & state::DEAD != 0 || word(entry) as u32 != key.fold() {
-        return Fate::Stopped;
+        return Some(Fate::Stopped);
     }
     // SAFETY: a map value.
     unsafe {
         atomic::add(&raw mut (*entry).packets, 1);
         atomic::add(&raw mut (*entry).bytes, u64::from(u16::from_be_bytes([header[2], header[3]])));
     }
-    if rewrite(skb, &key, transport, address, port) { Fate::Translated } else { Fate::Stopped }
+    let done = rewrite(skb, &key, transport, address, port);
+    Some(if done { Fate::Translated } else { Fate::Stopped })
+}
+
+/// What may leave although it belongs to no flow: to a bypassed destination as it is, and from an instance IP's backend
+/// with that address.
+#[inline(always)]
+fn without_flow(skb: *mut __sk_buff, header: &[u8; 20], transport: u32, port: u32) -> Fate {
+    let Some(control) = CONTROL.get_ptr(0) else { return Fate::Stopped };
+    // SAFETY: array element.
+    let (features, bank) = unsafe { ((*control).features, (*control).bank & 1) };
+    if features == 0 {
+        return Fate::Stopped;
+    }
+    let source = [header[12], header[13], header[14], header[15]];
+    let backend = allocate::backend(bank, source);
+    if features & FEATURE_POLICY != 0 {
+        // SAFETY: map value.
+        let policies =
+            backend.map_or_else(|| policy::of_strangers(bank), |backend| unsafe { (*backend).policies });
+        let remote = [header[16], header[17], header[18], header[19]];
+        let subject = policy::Subject { bank, policies, remote, protocol: header[9], port };
+        match policy::outbound(&subject) {
+            policy::Found::Nothing => {}
+            policy::Found::Denied => return Fate::Stopped,
+            policy::Found::Bypassed => return Fate::Ours,
+        }
+    }
+    // SAFETY: map value.
+    let public = backend.map_or([0; 4], |backend| unsafe { (*backend).instance });
+    if public == [0; 4] {
+        return Fate::Stopped;
+    }
+    let later = header[6] & 0x1f != 0 || header[7] != 0;
+    let offset = if later { None } else { instance::checksum_offset(header[9]) };
+    let checksum = offset.map_or(0, |offset| L3 + transport + offset as u32);
+    if readdress(skb, header, public, checksum) { Fate::Translated } else { Fate::Stopped }
+}
+
+/// Writes another source address; `checksum` is the offset of a checksum that covers it, 0: there is none.
+#[inline(never)]
+fn readdress(skb: *mut __sk_buff, header: &[u8; 20], address: [u8; 4], checksum: u32) -> bool {
+    let old = u64::from(u32::from_ne_bytes([header[12], header[13], header[14], header[15]]));
+    let new = u64::from(u32::from_ne_bytes(address));
+    let flags = if header[9] == UDP { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+    // SAFETY: as in `rewrite`.
+    unsafe {
+        (checksum == 0
+            || (bpf_skb_pull_data(skb, checksum + 2) == 0
+                && bpf_l4_csum_replace(skb, checksum, old, new, flags | u64::from(BPF_F_PSEUDO_HDR) | 4) == 0))
+            && bpf_l3_csum_replace(skb, L3 + 10, old, new, 4) == 0
+            && bpf_skb_store_bytes(skb, L3 + 12, address.as_ptr().cast(), 4, 0) == 0
+    }
 }
 
 /// A packet that already has a frontend's address has nothing to hide. One-armed, what goes to a backend leaves by this
@@ -123,6 +189,7 @@ fn may_leave(skb: *mut __sk_buff, source: [u8; 4], destination: [u8; 4], from_in
     // SAFETY: array element; the program's argument.
     let (bank, to) = unsafe { ((*control).bank & 1, (*skb).ifindex) };
     FRONTENDS.get_ptr(&FrontendKey { address: source, bank }).is_some()
+        || instance::of_address(bank, source).is_some()
         || (!from_inside && !allocate::is_backend(bank, source))
         || (is_inside(to) && allocate::is_backend(bank, destination))
 }

@@ -9,7 +9,10 @@ use aya_ebpf::bindings::{xdp_action, xdp_md};
 use nat_common::{
     Tick,
     abi::{
-        config::{CLASS_ICMP, CLASS_TCP, CLASS_UDP, CLASSES, Control, ROLE_INSIDE, ROLE_OUTSIDE},
+        config::{
+            CLASS_ICMP, CLASS_OTHER, CLASS_TCP, CLASS_UDP, CLASSES, Control, FEATURE_INSTANCE, ROLE_INSIDE,
+            ROLE_OUTSIDE,
+        },
         counters::Reason,
         flow::{FlowKey, HALF_OUTBOUND},
     },
@@ -18,9 +21,11 @@ use nat_common::{
 use network_types::icmp::Icmpv4Hdr;
 
 use crate::{
+    allocate,
     classify::{Arrival, stray_error},
     emit::{Egress, to_guard},
     frame::{self, Frame},
+    instance,
     lookup::{expired, word},
     maps::{CONTROL, FLOWS, ICMP_WORK},
     parse::{ICMP, IPV4, Parsed, TCP, UDP},
@@ -46,27 +51,29 @@ struct Quoted {
     checksum: u8,
 }
 
-/// Reads the quoted packet. False for one that concerns no flow: no IPv4, a later fragment, too short, of another
-/// protocol.
+/// Reads the quoted packet. False for one that concerns nothing of ours: no IPv4, or too short. What has no ports (another
+/// protocol, a later fragment) can still be an instance IP's: class `CLASS_OTHER`.
 #[inline(never)]
 fn read_quotation(ctx: *mut xdp_md, parsed: &Parsed, quoted: &mut Quoted) -> bool {
     let base = parsed.network() + parsed.header() + size_of::<Icmpv4Hdr>();
     let Some(header) = frame::load::<[u8; IPV4]>(ctx, base) else { return false };
     let length = usize::from(header[0] & 0x0f) * 4;
-    if header[0] >> 4 != 4 || length < IPV4 || header[6] & 0x1f != 0 || header[7] != 0 {
+    if header[0] >> 4 != 4 || length < IPV4 {
         return false;
     }
+    let later = header[6] & 0x1f != 0 || header[7] != 0;
     let transport = base + length;
     if transport + 8 > parsed.network() + parsed.total() {
         return false;
     }
     let Some(first) = frame::load::<[u8; 8]>(ctx, transport) else { return false };
     let (ports, class) = match header[9] {
+        _ if later => ([0; 4], CLASS_OTHER),
         TCP => ([first[2], first[3], first[0], first[1]], CLASS_TCP),
         UDP => ([first[2], first[3], first[0], first[1]], CLASS_UDP),
         ICMP if first[0] == icmp::ECHO_REQUEST => ([0, 0, first[4], first[5]], CLASS_ICMP),
         ICMP if first[0] == icmp::ECHO_REPLY => ([first[4], first[5], 0, 0], CLASS_ICMP),
-        _ => return false,
+        _ => ([0; 4], CLASS_OTHER),
     };
     quoted.key = FlowKey {
         source: [header[16], header[17], header[18], header[19]],
@@ -126,7 +133,9 @@ fn decide(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<(), Ve
         // Quotes nothing that could be a flow: the host's business if it owns the address.
         return Err(Verdict::of(stray_error(control.bank & 1, parsed.key.destination, CLASS_ICMP, [0; 2])));
     }
-    let Some((address, port, outbound)) = flow_of(&quoted, control, arrival.now) else {
+    let Some((address, port, outbound)) = flow_of(&quoted, control, arrival.now)
+        .or_else(|| instance_of(&quoted, arrival, control))
+    else {
         let Quoted { key, class, .. } = quoted;
         return Err(Verdict::of(stray_error(
             control.bank & 1,
@@ -196,19 +205,19 @@ fn carry_out(ctx: *mut xdp_md, parsed: &Parsed) -> Result<Verdict, Verdict> {
 #[repr(C)]
 pub(crate) struct Work {
     quoted: Quoted,
-    edit: Edit,
-    next_hop: [u8; 6],
-    slot: u8,
+    pub(crate) edit: Edit,
+    pub(crate) next_hop: [u8; 6],
+    pub(crate) slot: u8,
     reserved: u8,
 }
 
 /// What to write instead of the quoted address and port.
 #[repr(C)]
-struct Edit {
-    address: [u8; 4],
+pub(crate) struct Edit {
+    pub(crate) address: [u8; 4],
     port: [u8; 2],
     /// The flow's half that the quotation, reversed, found: an error from inside finds the outbound one.
-    outbound: bool,
+    pub(crate) outbound: bool,
     /// What to take from the outer TTL.
     decrement: u8,
 }
@@ -250,6 +259,24 @@ fn flow_of(quoted: &Quoted, control: &Control, now: Tick) -> Option<([u8; 4], [u
         return None;
     }
     Some((address, port, half & HALF_OUTBOUND != 0))
+}
+
+/// The same for a packet of an instance IP, which has no flow.
+#[inline(always)]
+fn instance_of(quoted: &Quoted, arrival: &Arrival, control: &Control) -> Option<([u8; 4], [u8; 2], bool)> {
+    let bank = control.bank & 1;
+    if control.features & FEATURE_INSTANCE == 0 {
+        return None;
+    }
+    if arrival.role & u32::from(ROLE_OUTSIDE) != 0
+        && let Some(instance) = instance::of_address(bank, quoted.key.destination)
+    {
+        return Some((instance.backend, quoted.key.destination_port, false));
+    }
+    let backend = allocate::backend(bank, quoted.key.source)?;
+    // SAFETY: map value.
+    let public = unsafe { (*backend).instance };
+    if public == [0; 4] { None } else { Some((public, quoted.key.source_port, true)) }
 }
 
 /// Rewrites quotation and outer header; `l3` is where the outer IP header is now.
@@ -318,6 +345,9 @@ fn quotation(quoted: &Quoted, edit: &Edit, inner: &mut [u8; IPV4], first: &mut [
         [inner[16], inner[17], inner[18], inner[19]] = [a, b, c, d];
     } else {
         [inner[12], inner[13], inner[14], inner[15]] = [a, b, c, d];
+    }
+    if u32::from(quoted.class) == CLASS_OTHER {
+        return changes;
     }
     if u32::from(quoted.class) == CLASS_ICMP {
         [first[4], first[5]] = edit.port;

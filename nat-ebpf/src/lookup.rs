@@ -8,7 +8,7 @@ use aya_ebpf::bindings::xdp_md;
 use nat_common::{
     Tick,
     abi::{
-        config::{CLASS_TCP, CLASSES, Control, MAX_RULES, ROLE_INSIDE, ROLE_OUTSIDE, rule_index},
+        config::{CLASS_TCP, CLASSES, Control, MAX_RULES, ROLE_INSIDE, ROLE_OUTSIDE, banked},
         counters::Reason,
         flow::{FlowEntry, FlowKey, HALF_OUTBOUND, peer_key},
     },
@@ -98,7 +98,11 @@ pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Resu
     let reopens =
         tcp && direction == Direction::Outbound && state::reopens(state & state::MASK, parsed.flags);
     if touched != now || changes || reopens {
-        match maintain::natgw_maintain(ctx, parsed, arrival) {
+        let done = match maintain::natgw_maintain(ctx, parsed, arrival) {
+            maintain::REMOVE => maintain::natgw_remove(parsed),
+            done => done,
+        };
+        match done {
             maintain::ALIVE => {}
             maintain::GONE => return Ok(Found::Missing),
             maintain::EXPIRED => return Err(Verdict::of(Reason::FlowExpired)),
@@ -167,7 +171,7 @@ pub(crate) fn expired(
     // SAFETY: a map value.
     let (rule, touched, address, port, half) =
         unsafe { ((*entry).rule, (*entry).touched, (*entry).address, (*entry).port, (*entry).half) };
-    let index = rule_index(control.bank & 1, u32::from(rule) % MAX_RULES);
+    let index = banked(control.bank & 1, u32::from(rule) % MAX_RULES);
     let Some(rule) = RULES.get_ptr(index) else { return false };
     // SAFETY: array element; the timer class is below TIMER_CLASSES.
     let timeout = unsafe { (*rule).timeouts[timer as usize & (TIMER_CLASSES - 1)] } + grace;

@@ -23,24 +23,32 @@ mod event;
 mod frame;
 mod guard;
 mod icmp_error;
+mod instance;
+mod limits;
 mod log;
 mod lookup;
 mod maintain;
 mod maps;
 mod parse;
+mod pick;
+mod policy;
 mod ports;
 mod reap;
 mod record;
+mod reset;
 mod route;
 mod sweep;
 mod translate;
 mod verdict;
+mod walk;
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
     macros::{classifier, raw_tracepoint, xdp},
     programs::{RawTracePointContext, TcContext, XdpContext},
 };
+
+use nat_common::abi::counters::Reason;
 
 use crate::{classify::Arrival, frame::Frame, lookup::Found, parse::Parsed, verdict::Verdict};
 
@@ -74,7 +82,20 @@ fn forward(ctx: *mut xdp_md, parsed: &mut Parsed, arrival: &mut Arrival) -> Resu
         Found::Alive(rewrite) => rewrite,
         Found::Missing => {
             match classify::natgw_miss(ctx, parsed, arrival) {
-                classify::OPEN => allocate::open()?,
+                classify::OPEN => {
+                    opened(allocate::natgw_open())?;
+                    lookup::opened(&parsed.key)?
+                }
+                classify::OPEN_INBOUND => {
+                    opened(allocate::natgw_open())?;
+                    match lookup::flow(ctx, parsed, arrival)? {
+                        Found::Alive(rewrite) => rewrite,
+                        Found::Missing => return Err(Verdict::of(Reason::FlowRace)),
+                    }
+                }
+                classify::INSTANCE => {
+                    return Err(Verdict::from_code(instance::natgw_instance(ctx, parsed)));
+                }
                 classify::ICMP_ERROR => {
                     let code = match icmp_error::natgw_icmp_error(ctx, parsed, arrival) {
                         icmp_error::REWRITE => icmp_error::natgw_icmp_rewrite(ctx, parsed),
@@ -84,10 +105,14 @@ fn forward(ctx: *mut xdp_md, parsed: &mut Parsed, arrival: &mut Arrival) -> Resu
                 }
                 code => return Err(Verdict::from_code(code)),
             }
-            lookup::opened(&parsed.key)?
         }
     };
     emit::flow(ctx, parsed, &rewrite)
+}
+
+#[inline(always)]
+fn opened(code: u64) -> Result<(), Verdict> {
+    if code == allocate::OPENED { Ok(()) } else { Err(Verdict::from_code(code)) }
 }
 
 /// Entry point on egress of every outside interface.

@@ -7,7 +7,7 @@ use nat_common::{
     Tick,
     abi::{
         config::{CLASS_TCP, CLASSES, Control, HEARTBEAT_TICKS, ROLE_INSIDE, ROLE_OUTSIDE},
-        flow::{FlowEntry, FlowKey, HALF_OUTBOUND, peer_key},
+        flow::{FlowEntry, FlowKey, HALF_LIMITED, HALF_OUTBOUND, peer_key},
     },
     net::{
         state::{self, Direction},
@@ -18,9 +18,9 @@ use nat_common::{
 use crate::{
     allocate,
     classify::Arrival,
-    event,
+    event, limits,
     lookup::{expired, swap_word, word},
-    maps::{CONTROL, FLOWS},
+    maps::{CONTROL, FLOWS, SEARCH},
     parse::Parsed,
     reap,
     route::{self, Answer, Route},
@@ -43,6 +43,25 @@ pub(crate) const EXPIRED: u32 = 2;
 pub(crate) const RECYCLED: u32 = 3;
 /// Another CPU changed the flow at the same moment.
 pub(crate) const RACE: u32 = 4;
+
+/// It is over and its port must not be used again: [`natgw_remove`] is to remove it.
+pub(crate) const REMOVE: u32 = 5;
+
+/// Removes the flow of a packet that [`natgw_maintain`] has found to be over: [`GONE`] or [`RACE`].
+///
+/// verifier: global, and called from the entry point, where the stack is short.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn natgw_remove(parsed: *const Parsed) -> u32 {
+    if parsed.is_null() {
+        return RACE;
+    }
+    // SAFETY: not null, and the only caller passes a whole value.
+    let key = unsafe { &(*parsed).key };
+    let (Some(entry), Some(search)) = (FLOWS.get_ptr_mut(key), SEARCH.get_ptr(0)) else { return GONE };
+    // SAFETY: this CPU's own element, written by `reopen`.
+    if reap::flow(key, entry, unsafe { (*search).first }) { GONE } else { RACE }
+}
 
 /// Brings a half up to date.
 ///
@@ -193,8 +212,23 @@ fn add_bits(entry: *mut FlowEntry, key: &FlowKey, bits: u32, now: Tick) {
             }
         }
         if swap_word(entry, seen, state | bits) {
+            handshake_over(entry, state & state::MASK, (state | bits) & state::MASK);
             return;
         }
+    }
+}
+
+/// Whoever ends the handshake in the outbound half takes it off its backend's count of unfinished ones.
+#[inline(always)]
+fn handshake_over(entry: *const FlowEntry, before: u32, after: u32) {
+    use timers::{TimerClass::TcpHandshake, class_of};
+    // SAFETY: a map value whose state word was just swapped.
+    let (grant, half) = unsafe { ((*entry).grant, (*entry).half) };
+    if half & (HALF_OUTBOUND | HALF_LIMITED) == HALF_OUTBOUND | HALF_LIMITED
+        && class_of(CLASS_TCP, before) == TcpHandshake
+        && class_of(CLASS_TCP, after) != TcpHandshake
+    {
+        limits::opened(grant, half);
     }
 }
 
@@ -202,8 +236,13 @@ fn add_bits(entry: *mut FlowEntry, key: &FlowKey, bits: u32, now: Tick) {
 /// if the configuration in force still grants that port; otherwise the old flow is removed first.
 #[inline(always)]
 fn reopen(key: &FlowKey, entry: *mut FlowEntry, first: u64, flags: u8, now: Tick) -> u32 {
-    if !allocate::still_granted(key, entry) {
-        return if reap::flow(key, entry, first) { GONE } else { RACE };
+    // SAFETY: a map value. Under limits, a new connection is admitted like any other.
+    let limited = unsafe { (*entry).half } & HALF_LIMITED != 0;
+    if limited || !allocate::still_granted(key, entry) {
+        let Some(search) = SEARCH.get_ptr_mut(0) else { return RACE };
+        // SAFETY: this CPU's own element; XDP programs do not interrupt each other on a CPU.
+        unsafe { (*search).first = first };
+        return REMOVE;
     }
     // SAFETY: a map value. `touched` first: the sweep reads the word before it and swaps after.
     let (address, port, half, grant) = unsafe {

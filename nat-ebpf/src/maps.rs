@@ -1,20 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-//! Every map. Names, keys and values: `nat_common::abi`. Sizes of `FLOWS` and `RECORDS` are set when the object is
-//! loaded. "Writer" is who changes elements after start; user space reads all of them.
+//! Every map. Names, keys and values: `nat_common::abi`. Sizes of tables that grow with flows or backends are set when
+//! the object is loaded. "Writer" is who changes elements after start; user space reads all of them.
 
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, DevMap, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, DevMap, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use nat_common::abi::{
     config::{
-        BANKS, BackendInfo, BackendKey, BackendState, CLASSES, Control, Frontend, FrontendKey, Grant,
-        GrantState, IcmpBudget, MAX_BACKENDS, MAX_FRONTENDS, MAX_PORTS, MAX_RULES, Meta, PortConfig, PortTag,
-        Rule, SweepArgs, Table,
+        BANKS, CLASSES, Control, Frontend, FrontendKey, IcmpBudget, MAX_FRONTENDS, MAX_PORTS, MAX_RULES, Meta,
+        MIN_BACKENDS, PortConfig, PortTag, SweepArgs, Table,
     },
     counters::Counters,
     flow::{FlowEntry, FlowKey},
-    record::{PortRecord, RecordKey},
+    grant::{
+        BackendInfo, BackendKey, BackendRef, BackendState, Grant, GrantState, MAX_SETS, PortSet, Quota, Rule,
+        Towards, TowardsKey,
+    },
+    policy::{
+        Instance, InstanceKey, MAX_INSTANCES, MAX_POLICIES, MAX_POLICY_PREFIXES, POLICY_PORTS as POLICY_PORT_SLOTS,
+        PolicyInfo, PolicyMasks, PolicyPrefix, PolicyState,
+    },
+    record::{PRESSED_SLOTS, PortRecord, RecordKey, RootKey, RootRecord},
 };
 
 use crate::{icmp_error::Work, ports::Search};
@@ -26,6 +34,12 @@ pub(crate) static FLOWS: HashMap<FlowKey, FlowEntry> = HashMap::with_max_entries
 /// Writer: data path. Full: the least recently used record goes; it is only a hint.
 #[map]
 pub(crate) static RECORDS: LruHashMap<RecordKey, PortRecord> = LruHashMap::with_max_entries(4096, 0);
+/// Writer: data path. Full: likewise.
+#[map]
+pub(crate) static ROOTS: LruHashMap<RootKey, RootRecord> = LruHashMap::with_max_entries(1024, 0);
+/// Writer: data path.
+#[map]
+pub(crate) static PRESSED: Array<u64> = Array::with_max_entries(PRESSED_SLOTS, 0);
 /// Writer: none after start.
 #[map]
 pub(crate) static META: Array<Meta> = Array::with_max_entries(1, 0);
@@ -46,19 +60,29 @@ pub(crate) static PORT_BY_IFINDEX: HashMap<u32, u32> = HashMap::with_max_entries
 pub(crate) static TX_PORTS: DevMap = DevMap::with_max_entries(MAX_PORTS, 0);
 /// Writer: daemon, in the bank that is not in force.
 #[map]
-pub(crate) static BACKENDS: HashMap<BackendKey, u32> = HashMap::with_max_entries(BANKS * MAX_BACKENDS, 0);
+pub(crate) static BACKENDS: HashMap<BackendKey, BackendRef> =
+    HashMap::with_max_entries(BANKS * MIN_BACKENDS, 0);
 /// Writer: daemon, likewise.
 #[map]
-pub(crate) static BACKEND_INFO: Array<BackendInfo> = Array::with_max_entries(BANKS * MAX_BACKENDS, 0);
+pub(crate) static BACKEND_INFO: Array<BackendInfo> = Array::with_max_entries(BANKS * MIN_BACKENDS, 0);
 /// Writer: daemon, likewise.
 #[map]
-pub(crate) static GRANTS: Array<Grant> = Array::with_max_entries(BANKS * MAX_BACKENDS * CLASSES, 0);
+pub(crate) static GRANTS: Array<Grant> = Array::with_max_entries(BANKS * MIN_BACKENDS * CLASSES, 0);
+/// Writer: daemon, likewise.
+#[map]
+pub(crate) static SETS: Array<PortSet> = Array::with_max_entries(BANKS * MAX_SETS, 0);
 /// Writer: data path, sweep.
 #[map]
-pub(crate) static GRANT_STATE: Array<GrantState> = Array::with_max_entries(MAX_BACKENDS * CLASSES, 0);
+pub(crate) static GRANT_STATE: Array<GrantState> = Array::with_max_entries(MIN_BACKENDS * CLASSES, 0);
 /// Writer: data path, sweep.
 #[map]
-pub(crate) static BACKEND_STATE: Array<BackendState> = Array::with_max_entries(MAX_BACKENDS, 0);
+pub(crate) static QUOTA: Array<Quota> = Array::with_max_entries(MIN_BACKENDS * 2, 0);
+/// Writer: data path, sweep. Only for rules with `max_ports`, so not preallocated.
+#[map]
+pub(crate) static TOWARDS: HashMap<TowardsKey, Towards> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+/// Writer: data path, sweep.
+#[map]
+pub(crate) static BACKEND_STATE: Array<BackendState> = Array::with_max_entries(MIN_BACKENDS, 0);
 /// Writer: daemon, in the bank that is not in force.
 #[map]
 pub(crate) static RULES: Array<Rule> = Array::with_max_entries(BANKS * MAX_RULES, 0);
@@ -68,6 +92,26 @@ pub(crate) static FRONTENDS: HashMap<FrontendKey, u32> = HashMap::with_max_entri
 /// Writer: daemon, likewise.
 #[map]
 pub(crate) static FRONTEND_INFO: Array<Frontend> = Array::with_max_entries(BANKS * MAX_FRONTENDS, 0);
+/// Writer: daemon, likewise.
+#[map]
+pub(crate) static POLICY_PREFIXES: LpmTrie<PolicyPrefix, u64> =
+    LpmTrie::with_max_entries(BANKS * MAX_POLICY_PREFIXES, BPF_F_NO_PREALLOC);
+/// Writer: daemon, likewise.
+#[map]
+pub(crate) static POLICY_PORTS: Array<u64> = Array::with_max_entries(POLICY_PORT_SLOTS, 0);
+/// Writer: daemon, likewise.
+#[map]
+pub(crate) static POLICY_MASKS: Array<PolicyMasks> = Array::with_max_entries(BANKS, 0);
+/// Writer: daemon, likewise.
+#[map]
+pub(crate) static POLICY_INFO: Array<PolicyInfo> = Array::with_max_entries(BANKS * MAX_POLICIES, 0);
+/// Writer: data path.
+#[map]
+pub(crate) static POLICY_STATE: Array<PolicyState> = Array::with_max_entries(MAX_POLICIES, 0);
+/// Writer: daemon, in the bank that is not in force.
+#[map]
+pub(crate) static INSTANCES: HashMap<InstanceKey, Instance> =
+    HashMap::with_max_entries(BANKS * MAX_INSTANCES, 0);
 /// Writer: data path, guard; each CPU its own copy.
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
@@ -86,6 +130,6 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 /// Writer: data path; each CPU its own copy. Scratch of one search, not read by user space.
 #[map]
 pub(crate) static SEARCH: PerCpuArray<Search> = PerCpuArray::with_max_entries(1, 0);
-/// Writer: data path; each CPU its own copy. Scratch of one ICMP error, likewise.
+/// Writer: data path; each CPU its own copy. Scratch of one ICMP error or packet of an instance IP, likewise.
 #[map]
 pub(crate) static ICMP_WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);

@@ -7,16 +7,20 @@
 
 use nat_common::{
     abi::{
-        config::{CLASSES, MAX_BACKENDS},
-        flow::{FlowEntry, FlowKey, HALF_BURST, inbound_key},
+        config::{CLASS_TCP, CLASSES},
+        flow::{FlowEntry, FlowKey, inbound_key},
     },
-    net::state,
+    net::{
+        state,
+        timers::{TimerClass, class_of},
+    },
 };
 
 use crate::{
     atomic,
+    limits::{self, Counted},
     lookup::{swap_word, word},
-    maps::{BACKEND_STATE, FLOWS, GRANT_STATE, TABLE},
+    maps::{FLOWS, GRANT_STATE, TABLE},
     record,
 };
 
@@ -29,8 +33,11 @@ pub(crate) fn flow(key: &FlowKey, entry: *mut FlowEntry, first: u64) -> bool {
         return false;
     }
     // SAFETY: a map value that is ours since the swap.
-    let (address, port, grant, half) =
-        unsafe { ((*entry).address, (*entry).port, (*entry).grant, (*entry).half) };
+    let (address, port, grant) = unsafe { ((*entry).address, (*entry).port, (*entry).grant) };
+    let handshake = class_of(CLASS_TCP, bits & state::MASK) == TimerClass::TcpHandshake;
+    let half_open = grant % CLASSES == CLASS_TCP && handshake;
+    // SAFETY: as above.
+    let counted = unsafe { Counted { grant, half: (*entry).half, destination: (*entry).destination, half_open } };
     let inbound = inbound_key(key, address, port);
     if let Some(other) = FLOWS.get_ptr_mut(&inbound) {
         for _ in 0..4 {
@@ -44,7 +51,7 @@ pub(crate) fn flow(key: &FlowKey, entry: *mut FlowEntry, first: u64) -> bool {
     let _ = FLOWS.remove(key);
     let _ = FLOWS.remove(&inbound);
     record::release(grant, key, address, port);
-    discharge(grant, half);
+    limits::discharge(key, counted);
     if let Some(state) = GRANT_STATE.get_ptr_mut(grant) {
         // SAFETY: array element.
         unsafe { atomic::add(&raw mut (*state).flows, u64::MAX) };
@@ -54,23 +61,4 @@ pub(crate) fn flow(key: &FlowKey, entry: *mut FlowEntry, first: u64) -> bool {
         unsafe { atomic::add(&raw mut (*table).flows, u64::MAX) };
     }
     true
-}
-
-/// Takes a flow back out of what it was counted in: the common budget, or its backend's guarantee.
-#[inline(always)]
-pub(crate) fn discharge(grant: u32, half: u8) {
-    if half & HALF_BURST != 0 {
-        if let Some(table) = TABLE.get_ptr_mut(0) {
-            // SAFETY: array element.
-            unsafe { atomic::add(&raw mut (*table).burst, u64::MAX) };
-        }
-        return;
-    }
-    let backend = grant / CLASSES;
-    if backend < MAX_BACKENDS
-        && let Some(state) = BACKEND_STATE.get_ptr_mut(backend)
-    {
-        // SAFETY: array element.
-        unsafe { atomic::add(&raw mut (*state).flows, u64::MAX) };
-    }
 }

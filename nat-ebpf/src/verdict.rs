@@ -2,12 +2,17 @@
 //! The one place where a packet's end is counted and turned into an XDP action.
 
 use aya_ebpf::bindings::{xdp_action, xdp_md};
-use nat_common::abi::counters::{Counters, Fate, REASON_SLOTS, Reason};
+use nat_common::abi::{
+    counters::{Counters, Fate, REASON_SLOTS, Reason},
+    grant::REFUSAL_SILENT,
+};
 
 use crate::maps::COUNTERS;
 
 /// Flag in an action: see [`Verdict::answer`].
 const ANSWER: u32 = 1 << 16;
+/// Where `REFUSAL_*` is in an action.
+const STYLE_SHIFT: u32 = 17;
 
 /// What happens to a packet and why.
 #[derive(Clone, Copy)]
@@ -35,6 +40,33 @@ impl Verdict {
     #[inline(always)]
     pub(crate) const fn answer(reason: Reason, mtu: u16) -> Self {
         Self { reason: reason as u32, action: ANSWER | mtu as u32 }
+    }
+
+    /// Refused; the sender hears what `style` (`REFUSAL_*`) says.
+    #[inline(always)]
+    pub(crate) const fn refused(reason: Reason, style: u32) -> Self {
+        if style == REFUSAL_SILENT {
+            return Self::of(reason);
+        }
+        Self { reason: reason as u32, action: ANSWER | (style & 3) << STYLE_SHIFT }
+    }
+
+    /// `REFUSAL_*`, if this is to be answered as a refusal.
+    #[inline(always)]
+    pub(crate) const fn style(self) -> u32 {
+        self.action >> STYLE_SHIFT & 3
+    }
+
+    /// The verdict of a packet that was refused and is not, or cannot be, answered.
+    #[inline(always)]
+    pub(crate) const fn silent(self) -> Self {
+        Self { reason: self.reason, action: xdp_action::XDP_DROP }
+    }
+
+    /// The verdict of a packet that was refused, and turned into its answer.
+    #[inline(always)]
+    pub(crate) const fn answered(self) -> Self {
+        Self { reason: self.reason, action: xdp_action::XDP_TX }
     }
 
     /// The MTU, if this is to be answered.

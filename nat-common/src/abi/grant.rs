@@ -230,7 +230,29 @@ pub struct TowardsKey {
 }
 layout!(TowardsKey, 12);
 
-/// Value of `TOWARDS` while it is being removed; else the number of flows.
+impl TowardsKey {
+    /// The key as one number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tag(&self) -> u64 {
+        let [a, b] = self.destination_port;
+        let high = u32::from_ne_bytes(self.destination).rotate_left(13) ^ u32::from_ne_bytes([a, b, 0, 1]);
+        self.grant as u64 | (high as u64) << 32
+    }
+}
+
+/// Flows of a backend and class to one destination.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Towards {
+    /// Flows alive; [`TOWARDS_GONE`] while the element is being removed.
+    pub flows: u64,
+    /// [`TowardsKey::tag`], to recognise a recycled element.
+    pub tag: u64,
+}
+layout!(Towards, 16);
+
+/// [`Towards::flows`]: being removed.
 pub const TOWARDS_GONE: u64 = 1 << 63;
 
 /// An outbound rule.

@@ -43,7 +43,7 @@ pub const SETS: &str = "SETS";
 pub const GRANT_STATE: &str = "GRANT_STATE";
 /// [`super::grant::quota_index`] → [`super::grant::Quota`].
 pub const QUOTA: &str = "QUOTA";
-/// [`super::grant::TowardsKey`] → flows, as `u64`.
+/// [`super::grant::TowardsKey`] → [`super::grant::Towards`].
 pub const TOWARDS: &str = "TOWARDS";
 /// Backend slot → [`super::grant::BackendState`].
 pub const BACKEND_STATE: &str = "BACKEND_STATE";

@@ -5,6 +5,10 @@
 pub const ECHO_REPLY: u8 = 0;
 /// Destination unreachable.
 pub const UNREACHABLE: u8 = 3;
+/// Code of [`UNREACHABLE`]: host unreachable.
+pub const CODE_HOST_UNREACHABLE: u8 = 1;
+/// Code of [`UNREACHABLE`]: communication administratively prohibited (RFC 1812 §5.2.7.1).
+pub const CODE_ADMIN_PROHIBITED: u8 = 13;
 /// Code of [`UNREACHABLE`]: fragmentation needed (RFC 1191).
 pub const CODE_FRAGMENTATION_NEEDED: u8 = 4;
 /// Echo request.

@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What a backend may use up: its rule's limits, and its share of the table.
+//!
+//! Every count is taken with one atomic addition, and given back by whoever oversteps. What a flow was counted in is
+//! in its halves (`HALF_*`), so that it is given back as it was taken, whatever the configuration says by then.
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use nat_common::{
+    abi::{
+        config::{CLASS_TCP, CLASSES, Control},
+        counters::Reason,
+        flow::{FlowKey, HALF_BURST, HALF_CAPPED, HALF_LIMITED, HALF_RESERVED, HALF_WITHOUT_TCP},
+        grant::{
+            Limits, MAX_DESTINATIONS, Quota, RULE_LIMITED, RULE_WITHOUT_TCP, Rule, TOWARDS_GONE, Towards,
+            TowardsKey, quota_index,
+        },
+    },
+    tick,
+};
+
+use crate::{
+    allocate::{EEXIST, NOEXIST},
+    atomic, constants,
+    maps::{BACKEND_STATE, CONTROL, QUOTA, RULES, TABLE, TOWARDS},
+    ports::Search,
+};
+
+/// What a flow was counted in.
+#[derive(Clone, Copy)]
+pub(crate) struct Counted {
+    /// [`nat_common::abi::grant::grant_slot`].
+    pub(crate) grant: u32,
+    /// `HALF_*`.
+    pub(crate) half: u8,
+    /// [`nat_common::abi::flow::FlowEntry::destination`].
+    pub(crate) destination: u8,
+    /// Whether its handshake is not finished.
+    pub(crate) half_open: bool,
+}
+
+/// Takes the flow that `search` asks for into account. What it was counted in is left in `search.entry`.
+#[inline(always)]
+pub(crate) fn admit(search: &mut Search) -> Result<(), Reason> {
+    let Some(rule) = RULES.get_ptr(search.rule) else { return Err(Reason::NotConfigured) };
+    // SAFETY: array element.
+    let (flags, reserved) = unsafe { ((*rule).flags, (*rule).limits.reserved) };
+    // What comes in from outside does not use up what the backend may open.
+    let limits = flags & RULE_LIMITED != 0 && search.fixed == 0;
+    if limits {
+        match limited(search, rule) {
+            ADMITTED => {}
+            code => return Err(reason(code)),
+        }
+    }
+    share(search, reserved).inspect_err(|_| {
+        if limits {
+            give_back(&search.key, counted(search));
+        }
+    })
+}
+
+/// What the flow of `search` is counted in so far.
+#[inline(always)]
+pub(crate) fn counted(search: &Search) -> Counted {
+    Counted {
+        grant: search.slot,
+        half: search.entry.half,
+        destination: search.entry.destination,
+        half_open: search.slot % CLASSES == CLASS_TCP,
+    }
+}
+
+/// The backend's share of the table: the guaranteed part first, then the common budget. What its rule has reserved for
+/// destinations is in the guaranteed part, and left alone by flows to others.
+#[inline(always)]
+fn share(search: &mut Search, reserved: u32) -> Result<(), Reason> {
+    let backend = search.slot / CLASSES;
+    let (Some(control), Some(table)) = (CONTROL.get_ptr(0), TABLE.get_ptr_mut(0)) else {
+        return Err(Reason::NotConfigured);
+    };
+    let Some(state) = BACKEND_STATE.get_ptr_mut(backend) else { return Err(Reason::NotConfigured) };
+    // SAFETY: array elements.
+    unsafe {
+        let Control { guaranteed_flows, burst_flows, .. } = *control;
+        let others = if search.entry.half & HALF_RESERVED != 0 { 0 } else { reserved };
+        if atomic::fetch_add(&raw mut (*state).flows, 1) < u64::from(guaranteed_flows.saturating_sub(others)) {
+            return Ok(());
+        }
+        atomic::add(&raw mut (*state).flows, u64::MAX);
+        if atomic::fetch_add(&raw mut (*table).burst, 1) < u64::from(burst_flows) {
+            search.entry.half |= HALF_BURST;
+            return Ok(());
+        }
+        atomic::add(&raw mut (*table).burst, u64::MAX);
+    }
+    Err(Reason::TableShare)
+}
+
+// Results of `limited`.
+const ADMITTED: u32 = 0;
+const RATE: u32 = 1;
+const HALF_OPEN: u32 = 2;
+const DESTINATION: u32 = 3;
+const FLOWS: u32 = 4;
+const CAP: u32 = 5;
+const RACE: u32 = 6;
+const FAULT: u32 = 7;
+
+#[inline(always)]
+fn reason(code: u32) -> Reason {
+    match code {
+        RATE => Reason::RateLimit,
+        HALF_OPEN => Reason::HalfOpenLimit,
+        DESTINATION => Reason::DestinationLimit,
+        FLOWS => Reason::FlowLimit,
+        CAP => Reason::PortCap,
+        RACE => Reason::FlowRace,
+        _ => Reason::TableError,
+    }
+}
+
+/// Applies the limits of a rule that has some.
+#[inline(never)]
+fn limited(search: &mut Search, rule: *const Rule) -> u32 {
+    // SAFETY: array element.
+    let rule = unsafe { &*rule };
+    let limits = &rule.limits;
+    let without_tcp = rule.flags & RULE_WITHOUT_TCP != 0;
+    let Some(quota) = QUOTA.get_ptr_mut(quota_index(search.slot / CLASSES, without_tcp)) else { return FAULT };
+    if limits.interval != 0 && !in_rate(quota, limits, search) {
+        return RATE;
+    }
+    search.entry.half |= HALF_LIMITED | if without_tcp { HALF_WITHOUT_TCP } else { 0 };
+    if search.slot % CLASSES == CLASS_TCP {
+        // SAFETY: array element.
+        let others = unsafe { atomic::fetch_add(&raw mut (*quota).half_open, 1) };
+        if limits.max_half_open != 0 && others >= u64::from(limits.max_half_open) {
+            // SAFETY: as above.
+            unsafe { atomic::add(&raw mut (*quota).half_open, u64::MAX) };
+            return HALF_OPEN;
+        }
+    }
+    let code = counts(search, quota, limits);
+    if code != ADMITTED && search.slot % CLASSES == CLASS_TCP {
+        // SAFETY: as above.
+        unsafe { atomic::add(&raw mut (*quota).half_open, u64::MAX) };
+    }
+    code
+}
+
+/// Counts the flow on its destination, on the backend, and on backend and destination.
+#[inline(always)]
+fn counts(search: &mut Search, quota: *mut Quota, limits: &Limits) -> u32 {
+    let destination = destination_of(search, limits);
+    let mut reserved = false;
+    if let Some(index) = destination {
+        let entry = &limits.destinations[index as usize & (MAX_DESTINATIONS - 1)];
+        let count = destination_count(quota, index);
+        // SAFETY: a word of an array element.
+        let others = unsafe { atomic::fetch_add(count, 1) };
+        if entry.max_flows != 0 && others >= u64::from(entry.max_flows) {
+            // SAFETY: as above.
+            unsafe { atomic::add(count, u64::MAX) };
+            return DESTINATION;
+        }
+        reserved = others < u64::from(entry.reserved);
+        search.entry.destination = index as u8 + 1;
+    }
+    if reserved {
+        search.entry.half |= HALF_RESERVED;
+    } else {
+        // SAFETY: array element.
+        let others = unsafe { atomic::fetch_add(&raw mut (*quota).flows, 1) };
+        if limits.max_flows != 0 && others >= u64::from(limits.max_flows.saturating_sub(limits.reserved)) {
+            uncount(quota, search.entry.half, search.entry.destination);
+            return FLOWS;
+        }
+    }
+    if limits.max_ports == 0 {
+        return ADMITTED;
+    }
+    let code = take_towards(&towards(&search.key, search.slot), limits.max_ports);
+    if code == ADMITTED {
+        search.entry.half |= HALF_CAPPED;
+    } else {
+        uncount(quota, search.entry.half, search.entry.destination);
+    }
+    code
+}
+
+#[inline(always)]
+fn destination_count(quota: *mut Quota, index: u32) -> *mut u64 {
+    // SAFETY: the index is masked to the array's length.
+    unsafe {
+        (&raw mut (*quota).destinations).cast::<u64>().add((index as usize) & (MAX_DESTINATIONS - 1))
+    }
+}
+
+#[inline(always)]
+fn uncount(quota: *mut Quota, half: u8, destination: u8) {
+    // SAFETY: words of an array element.
+    unsafe {
+        if destination != 0 {
+            atomic::add(destination_count(quota, u32::from(destination) - 1), u64::MAX);
+        }
+        if half & HALF_RESERVED == 0 {
+            atomic::add(&raw mut (*quota).flows, u64::MAX);
+        }
+    }
+}
+
+/// The first destination of the rule that the flow goes to.
+#[inline(always)]
+fn destination_of(search: &Search, limits: &Limits) -> Option<u32> {
+    let address = u32::from_ne_bytes(search.key.destination);
+    let class = 1u16 << (search.slot % CLASSES);
+    for index in 0..MAX_DESTINATIONS {
+        let entry = &limits.destinations[index];
+        let port = u16::from_ne_bytes(entry.port);
+        if entry.classes & class != 0
+            && address & u32::from_ne_bytes(entry.mask) == u32::from_ne_bytes(entry.address)
+            && (port == 0 || port == u16::from_ne_bytes(search.key.destination_port))
+        {
+            return Some(index as u32);
+        }
+    }
+    None
+}
+
+/// Whether a new flow is within the rate: generic cell rate algorithm, virtual scheduling (ITU-T I.371 §6.2.3.2.2). The
+/// clock is coarse (a timer interrupt), which the tolerance has to cover.
+#[inline(always)]
+fn in_rate(quota: *mut Quota, limits: &Limits, search: &Search) -> bool {
+    let now = if constants::test_clock() {
+        u64::from(search.now) << tick::TICK_SHIFT
+    } else {
+        // SAFETY: no arguments.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    };
+    for _ in 0..8 {
+        // SAFETY: a word of an array element.
+        unsafe {
+            let due = atomic::load(&raw const (*quota).due);
+            let from = if due > now { due } else { now };
+            if from + limits.interval > now + limits.tolerance {
+                return false;
+            }
+            if atomic::compare_swap(&raw mut (*quota).due, due, from + limits.interval) {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+#[inline(always)]
+fn towards(key: &FlowKey, grant: u32) -> TowardsKey {
+    TowardsKey {
+        grant,
+        destination: key.destination,
+        destination_port: key.destination_port,
+        reserved: [0; 2],
+    }
+}
+
+/// Counts a flow of a backend to one destination, up to `most`.
+#[inline(always)]
+fn take_towards(key: &TowardsKey, most: u32) -> u32 {
+    for _ in 0..4 {
+        if let Some(count) = TOWARDS.get_ptr_mut(key) {
+            // SAFETY: words of a map value; one that has changed hands is recognised by its tag, and left as it was.
+            unsafe {
+                let others = atomic::fetch_add(&raw mut (*count).flows, 1);
+                let same = atomic::load(&raw const (*count).tag) == key.tag();
+                if same && others < u64::from(most) {
+                    return ADMITTED;
+                }
+                atomic::add(&raw mut (*count).flows, u64::MAX);
+                if same && others < TOWARDS_GONE {
+                    return CAP;
+                }
+            }
+        } else {
+            match TOWARDS.insert(key, &Towards { flows: 1, tag: key.tag() }, NOEXIST) {
+                Ok(()) => return ADMITTED,
+                Err(EEXIST) => {}
+                Err(_) => return FAULT,
+            }
+        }
+    }
+    RACE
+}
+
+#[inline(always)]
+fn give_back_towards(key: &TowardsKey) {
+    let Some(count) = TOWARDS.get_ptr_mut(key) else { return };
+    // SAFETY: words of a map value.
+    unsafe {
+        if atomic::fetch_add(&raw mut (*count).flows, u64::MAX) == 1
+            && atomic::compare_swap(&raw mut (*count).flows, 0, TOWARDS_GONE)
+        {
+            let _ = TOWARDS.remove(key);
+        }
+    }
+}
+
+/// Takes a flow back out of the limits that it was counted in.
+#[inline(never)]
+pub(crate) fn give_back(key: &FlowKey, counted: Counted) {
+    if counted.half & HALF_LIMITED == 0 {
+        return;
+    }
+    let index = quota_index(counted.grant / CLASSES, counted.half & HALF_WITHOUT_TCP != 0);
+    if let Some(quota) = QUOTA.get_ptr_mut(index) {
+        uncount(quota, counted.half, counted.destination);
+        if counted.half_open {
+            // SAFETY: a word of an array element.
+            unsafe { atomic::add(&raw mut (*quota).half_open, u64::MAX) };
+        }
+    }
+    if counted.half & HALF_CAPPED != 0 {
+        give_back_towards(&towards(key, counted.grant));
+    }
+}
+
+/// A handshake is finished, one way or another.
+#[inline(never)]
+pub(crate) fn opened(grant: u32, half: u8) {
+    if half & HALF_LIMITED == 0 {
+        return;
+    }
+    if let Some(quota) = QUOTA.get_ptr_mut(quota_index(grant / CLASSES, half & HALF_WITHOUT_TCP != 0)) {
+        // SAFETY: a word of an array element.
+        unsafe { atomic::add(&raw mut (*quota).half_open, u64::MAX) };
+    }
+}
+
+/// Takes a flow back out of everything it was counted in before it was in the table.
+#[inline(always)]
+pub(crate) fn discharge(key: &FlowKey, counted: Counted) {
+    give_back(key, counted);
+    if counted.half & HALF_BURST != 0 {
+        if let Some(table) = TABLE.get_ptr_mut(0) {
+            // SAFETY: array element.
+            unsafe { atomic::add(&raw mut (*table).burst, u64::MAX) };
+        }
+    } else if let Some(state) = BACKEND_STATE.get_ptr_mut(counted.grant / CLASSES) {
+        // SAFETY: array element.
+        unsafe { atomic::add(&raw mut (*state).flows, u64::MAX) };
+    }
+}

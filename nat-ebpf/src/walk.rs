@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Before a refusal: is there a flow that has expired and was not swept yet?
+//!
+//! A walk over all ports finds out, and when the first of them can expire at all: until then there is nothing to look
+//! for, and a refusal costs what the look at the root costs. A walk for one packet ends after [`MOST_WALKED`] ports, and
+//! the next packet goes on from there.
+
+use nat_common::{
+    Tick,
+    abi::{
+        config::{CLASSES, Control, MAX_RULES, banked},
+        flow::{FlowEntry, HALF_INBOUND, peer_key},
+        grant::PortSet,
+        record::RootRecord,
+    },
+    net::{
+        state,
+        timers::{self, GRACE, TIMER_CLASSES},
+    },
+    ports::leaf_of,
+};
+
+use crate::{
+    atomic,
+    lookup::{expired, word},
+    maps::{CONTROL, FLOWS, ROOTS, RULES, TABLE},
+    pick::set_id,
+    ports::{CLAIMED, NO_PORT, PHASE_WALK, SEARCHING, Search, Tried, attempt, failed},
+    reap,
+    record::{mark, record_key, root_key},
+    verdict,
+};
+
+/// Most ports looked at for one packet (about 0.4 ms).
+const MOST_WALKED: u32 = 4096;
+
+/// Whether the time has come for some flow: then [`PHASE_WALK`], else [`NO_PORT`].
+#[inline(always)]
+pub(crate) fn begin(search: &mut Search, root: *const RootRecord) -> u32 {
+    let Some(control) = CONTROL.get_ptr(0) else { return NO_PORT };
+    // SAFETY: array element; words of a map value, of which the pairs are written as one.
+    unsafe {
+        let known = (*root).generation == (*control).generation;
+        if known && (*root).due != 0 && before(search.now, (*root).due) {
+            return NO_PORT;
+        }
+        search.number = if known { (*root).cursor } else { 0 };
+        search.due = if search.number == 0 { at_most(search.now, &*control) } else { (*root).next_due };
+    }
+    search.phase = PHASE_WALK;
+    verdict::count(|counters| counters.searches += 1);
+    SEARCHING
+}
+
+/// Closing a connection may shorten its life: nothing is known for longer than the shortest timeout.
+#[inline(always)]
+fn at_most(now: Tick, control: &Control) -> Tick {
+    now.wrapping_add(control.shortest)
+}
+
+#[inline(always)]
+const fn before(first: Tick, second: Tick) -> bool {
+    (first.wrapping_sub(second) as i32) < 0
+}
+
+/// Looks at one port for a flow that has expired.
+#[inline(never)]
+pub(crate) fn port(search: &mut Search, set: *const PortSet) -> u32 {
+    // SAFETY: array element.
+    let ports = unsafe { (*set).ports };
+    if search.number >= ports || search.walked >= MOST_WALKED {
+        note(search, set, ports);
+        return NO_PORT;
+    }
+    let free = match occupant(search, set) {
+        Occupant::Nobody => true,
+        Occupant::Alive => false,
+        Occupant::Expired => evict(search),
+    };
+    if free {
+        match attempt(search, set, search.number) {
+            Tried::Claimed => {
+                let (address, port) = (search.inbound.destination, search.inbound.destination_port);
+                mark(&record_key(&search.key, address, leaf_of(port), search.slot % CLASSES), port);
+                return CLAIMED;
+            }
+            Tried::Taken => {}
+            Tried::Failed(reason) => return failed(reason),
+        }
+    }
+    search.number += 1;
+    search.walked += 1;
+    SEARCHING
+}
+
+/// Writes down how far the walk has come, or when the next one is due.
+#[inline(always)]
+fn note(search: &Search, set: *const PortSet, ports: u32) {
+    let key = root_key(&search.key, set_id(set), search.slot % CLASSES);
+    let (Some(root), Some(control)) = (ROOTS.get_ptr_mut(&key), CONTROL.get_ptr(0)) else { return };
+    let done = search.number >= ports;
+    // SAFETY: array element; words of a map value, each pair written at once so that they belong together.
+    unsafe {
+        let generation = u64::from((*control).generation) << 32;
+        let due = if done { u64::from(search.due) } else { 0 };
+        let cursor = if done { 0 } else { u64::from(search.number) | u64::from(search.due) << 32 };
+        (&raw mut (*root).cursor).cast::<u64>().write_volatile(cursor);
+        (&raw mut (*root).due).cast::<u64>().write_volatile(due | generation);
+    }
+}
+
+enum Occupant {
+    Nobody,
+    Alive,
+    Expired,
+}
+
+/// Who has the port `search.number`. One that has expired is left in `search.outbound` and `search.first`; one that has
+/// not may bring `search.due` nearer.
+#[inline(never)]
+fn occupant(search: &mut Search, set: *const PortSet) -> Occupant {
+    // SAFETY: array element.
+    let Some((address, port)) = nat_common::ports::locate(unsafe { &*set }, search.number) else {
+        return Occupant::Alive;
+    };
+    search.inbound = nat_common::abi::flow::inbound_key(&search.key, address, port);
+    let Some(half) = FLOWS.get_ptr(&search.inbound) else { return Occupant::Nobody };
+    // SAFETY: a map value; `reap::flow` acts only on the state word read here.
+    let (address, port) = unsafe { ((*half).address, (*half).port) };
+    search.outbound = peer_key(&search.inbound, address, port, HALF_INBOUND);
+    let Some(entry) = FLOWS.get_ptr(&search.outbound) else { return Occupant::Alive };
+    search.first = word(entry);
+    // SAFETY: as above.
+    let grant = unsafe { (*entry).grant };
+    let timer = timers::class_of(grant % CLASSES, (search.first >> 32) as u32 & state::MASK);
+    let Some(control) = CONTROL.get_ptr(0) else { return Occupant::Alive };
+    // SAFETY: array element.
+    let control = unsafe { &*control };
+    if expired(&search.outbound, entry, timer, control, search.now, GRACE) {
+        return Occupant::Expired;
+    }
+    let end = end_of(entry, half, timer as usize, control);
+    if before(end, search.due) {
+        search.due = end;
+    }
+    Occupant::Alive
+}
+
+/// The tick in which a flow without further packets can be taken over.
+#[inline(always)]
+fn end_of(entry: *const FlowEntry, other: *const FlowEntry, timer: usize, control: &Control) -> Tick {
+    // SAFETY: map values; of recycled ones the answer is off for one walk.
+    let (rule, touched, theirs) = unsafe { ((*entry).rule, (*entry).touched, (*other).touched) };
+    let Some(rule) = RULES.get_ptr(banked(control.bank & 1, u32::from(rule) % MAX_RULES)) else { return 0 };
+    // SAFETY: array element; the timer class is below TIMER_CLASSES.
+    let timeout = unsafe { (*rule).timeouts[timer & (TIMER_CLASSES - 1)] } + GRACE + 1;
+    let last = if theirs != 0 && (touched == 0 || before(touched, theirs)) { theirs } else { touched };
+    last.wrapping_add(timeout)
+}
+
+/// Removes the flow that `occupant` found.
+#[inline(always)]
+fn evict(search: &Search) -> bool {
+    let Some(entry) = FLOWS.get_ptr_mut(&search.outbound) else { return true };
+    let removed = reap::flow(&search.outbound, entry, search.first);
+    if removed && let Some(table) = TABLE.get_ptr_mut(0) {
+        // SAFETY: array element.
+        unsafe { atomic::add(&raw mut (*table).taken_over, 1) };
+    }
+    removed
+}
