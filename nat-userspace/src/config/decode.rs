@@ -80,6 +80,18 @@ pub(super) struct Section<'a, 'i> {
 
 type Value<'i> = Spanned<DeValue<'i>>;
 
+/// A port or a range as written.
+pub(super) enum PortEntry {
+    /// A number.
+    Number(i64),
+    /// `"8080"` or `"5000-5100"`.
+    Text(String),
+}
+
+fn whole_number(value: &DeValue<'_>) -> Option<i64> {
+    value.as_integer().and_then(|integer| i64::from_str_radix(integer.as_str(), integer.radix()).ok())
+}
+
 impl<'a, 'i> Section<'a, 'i> {
     pub(super) fn new(
         table: &'a DeTable<'i>,
@@ -116,9 +128,27 @@ impl<'a, 'i> Section<'a, 'i> {
         self.value(key).is_some()
     }
 
+    /// Where the value of `key` is.
+    pub(super) fn place(&self, key: &'static str) -> Option<Range<usize>> {
+        self.value(key).map(Spanned::span)
+    }
+
+    /// Entries of the list `key`.
+    pub(super) fn length(&self, key: &'static str) -> Option<usize> {
+        Some(self.value(key)?.get_ref().as_array()?.len())
+    }
+
     fn help(&self, key: &'static str) -> String {
         let example = self.keys.supported.iter().find(|known| known.name == key).map(|key| key.example);
         format!("for example `{key} = {}`", example.unwrap_or_default())
+    }
+
+    fn table_help(&self, key: &'static str, keys: &Keys) -> String {
+        if keys.table.starts_with("[[") {
+            format!("write `{}` above each", keys.table)
+        } else {
+            self.help(key)
+        }
     }
 
     /// Reports `key` if it is absent.
@@ -146,21 +176,18 @@ impl<'a, 'i> Section<'a, 'i> {
         Some(Spanned::new(value.span(), text.to_owned()))
     }
 
-    pub(super) fn boolean(&self, key: &'static str, report: &mut Report) -> Option<bool> {
+    pub(super) fn boolean(&self, key: &'static str, report: &mut Report) -> Option<Spanned<bool>> {
         let value = self.value(key)?;
-        if value.get_ref().as_bool().is_none() {
+        let Some(truth) = value.get_ref().as_bool() else {
             self.wrong_type(key, "`true` or `false`", value, report);
-        }
-        value.get_ref().as_bool()
+            return None;
+        };
+        Some(Spanned::new(value.span(), truth))
     }
 
     pub(super) fn integer(&self, key: &'static str, report: &mut Report) -> Option<Spanned<i64>> {
         let value = self.value(key)?;
-        let number = value
-            .get_ref()
-            .as_integer()
-            .and_then(|integer| i64::from_str_radix(integer.as_str(), integer.radix()).ok());
-        let Some(number) = number else {
+        let Some(number) = whole_number(value.get_ref()) else {
             self.wrong_type(key, "a whole number", value, report);
             return None;
         };
@@ -201,6 +228,25 @@ impl<'a, 'i> Section<'a, 'i> {
         complete.then(|| Spanned::new(span, strings))
     }
 
+    /// Ports: numbers, and texts that stand for a port or a range.
+    pub(super) fn ports(
+        &self,
+        key: &'static str,
+        report: &mut Report,
+    ) -> Option<Spanned<Vec<Spanned<PortEntry>>>> {
+        let array = self.array(key, report)?;
+        let span = array.span();
+        let mut entries = Vec::new();
+        for value in array.into_inner() {
+            let text = value.get_ref().as_str().map(|text| PortEntry::Text(text.to_owned()));
+            match text.or_else(|| whole_number(value.get_ref()).map(PortEntry::Number)) {
+                Some(entry) => entries.push(Spanned::new(value.span(), entry)),
+                None => self.wrong_type(key, "a list of ports and ranges", value, report),
+            }
+        }
+        Some(Spanned::new(span, entries))
+    }
+
     /// The tables of `[[key]]`.
     pub(super) fn tables(
         &self,
@@ -214,7 +260,7 @@ impl<'a, 'i> Section<'a, 'i> {
             let found = type_name(value.get_ref());
             report
                 .error(value.span(), format!("`{key}` must be a list of tables, found {found}"))
-                .help(format!("write `[[{key}]]` above each"));
+                .help(self.table_help(key, keys));
             return Vec::new();
         };
         let mut sections = Vec::new();
@@ -225,7 +271,7 @@ impl<'a, 'i> Section<'a, 'i> {
                     let found = type_name(value.get_ref());
                     report
                         .error(value.span(), format!("`{key}` must be a list of tables, found {found} in it"))
-                        .help(format!("write `[[{key}]]` above each"));
+                        .help(self.table_help(key, keys));
                 }
             }
         }
@@ -244,7 +290,7 @@ impl<'a, 'i> Section<'a, 'i> {
             let found = type_name(value.get_ref());
             report
                 .error(value.span(), format!("`{key}` must be a table, found {found}"))
-                .help(format!("write `[{key}]`"));
+                .help(format!("write `{}`", keys.table));
             return None;
         };
         Some(Section::new(table, value.span(), keys, report))

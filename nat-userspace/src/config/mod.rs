@@ -4,14 +4,28 @@
 //! [`load`] is all there is to it: what it accepts can be planned ([`crate::plan::plan`]) and loaded. Errors are
 //! collected, not only the first is reported; each points at the text it is about.
 
+mod allocation;
+mod claims;
+mod classes;
 mod decode;
+mod default;
+mod frontends;
 mod gateway;
+mod host;
+mod instance;
+mod limits;
 mod names;
+mod policy;
+mod pools;
+mod ports;
+mod references;
 mod report;
 mod rules;
 mod schema;
+mod selection;
 #[cfg(test)]
 mod tests;
+mod unused;
 mod validate;
 mod values;
 
@@ -19,13 +33,18 @@ use std::{path::Path, sync::Arc};
 
 use toml::de::DeTable;
 
-use self::{decode::Report, rules::PlacedRule};
+use self::{
+    decode::Report,
+    rules::{PlacedRule, Used},
+    validate::Objects,
+};
 pub use self::{
     gateway::{
         Action, Allocation, Backend, DestinationLimit, Frontend, Gateway, HostPorts, InstanceIp, Limits,
         OutboundRule, Policy, PolicyDirection, Pool, PortRange, Precedence, Protocol, Refusal, Selection,
         XdpMode,
     },
+    host::{HostFacts, keep_host_ports},
     report::{ConfigError, Diagnostic, Place, Severity, Source, Warning},
     values::grouped,
 };
@@ -75,13 +94,25 @@ fn check(text: &str, report: &mut Report) -> Option<Gateway> {
     let file = schema::read(&document, report);
     let gateway = file.gateway.as_ref().map(|section| validate::gateway(section, report));
     let objects = validate::objects(&file, report);
-    let placed = rules::rules(&file.rules, &objects, report);
+    if let Some(section) = &file.gateway {
+        validate::room_for_backends(section, &objects, report);
+    }
+    let on_refusal = gateway.as_ref().map_or_else(Refusal::default, |gateway| gateway.on_refusal);
+    let mut used = Used::default();
+    let policies = policy::policies(&file, &objects, &mut used, report);
+    let instance_ips = instance::instance_ips(&file, &objects, report);
+    let mut placed = rules::rules(&file.rules, on_refusal, &objects, &mut used, report);
+    if let Some(section) = &file.default {
+        placed.extend(default::rules(section, on_refusal, file.rules.len(), &objects, &mut used, report));
+    }
+    unused::warn_unused(&file, &objects, &used, &instance_ips, report);
     if report.has_errors() {
         return None;
     }
     let (rules, places): (Vec<_>, Vec<_>) =
         placed.into_iter().map(|PlacedRule { rule, ports_place }| (rule, ports_place)).unzip();
-    let gateway = Gateway { frontends: objects.frontends, pools: objects.pools, rules, ..gateway? };
+    let Objects { frontends, pools, .. } = objects;
+    let gateway = Gateway { frontends, pools, rules, policies, instance_ips, ..gateway? };
     for error in plan_errors(&gateway) {
         let mut involved = error.rules().iter().rev();
         let last = involved.next().map_or(0..0, |rule| places[*rule].clone());
@@ -98,6 +129,10 @@ fn check(text: &str, report: &mut Report) -> Option<Gateway> {
 
 /// Why the ports asked for cannot be given: every rule that asks too much for itself, else whatever else it is.
 fn plan_errors(gateway: &Gateway) -> Vec<PlanError> {
+    // The planner lays out static blocks only: to be removed together with that.
+    if gateway.rules.iter().any(|rule| rule.allocation == Allocation::Dynamic) {
+        return Vec::new();
+    }
     let errors = plan::over_committed(gateway);
     if !errors.is_empty() {
         return errors;

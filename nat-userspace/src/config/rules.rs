@@ -1,30 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Outbound rules: what they refer to, how many ports they give, and that no two give the same backend ports for one
-//! protocol.
+//! Outbound rules: what they refer to and how they behave.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::Ipv4Addr,
-    ops::Range,
-};
+use std::{collections::HashSet, ops::Range};
 
-use nat_common::abi::config::{CLASS_NAMES, MAX_RULES, MAX_SEGMENTS};
+use nat_common::abi::config::MAX_RULES;
 use toml::Spanned;
 
 use super::{
+    allocation::{few_addresses, share, tier_ports},
+    claims::{Claims, Users},
     decode::Report,
-    gateway::{OutboundRule, Protocol},
-    names::did_you_mean,
+    gateway::{Allocation, OutboundRule, Protocol, Refusal},
+    limits::{destinations, limits},
+    ports::given_ports,
+    references::{frontends, pool},
     schema::RuleSection,
-    validate::{Objects, choice, unique_names},
-    values::{LARGEST_DEFAULT_POOL, default_ports, grouped, seconds},
+    selection::selection,
+    validate::{Objects, choice, refusal, text_of, unique_names},
+    values::seconds,
 };
-use crate::plan::STATIC_PORTS;
 
-/// Bytes of a rule's name in the data path's tables.
-const NAME_BYTES: usize = 48;
-/// Most ports a backend can have: each piece is on one address.
-const MAX_PORTS_PER_BACKEND: i64 = STATIC_PORTS as i64 * MAX_SEGMENTS as i64;
+/// Bytes of a rule's or policy's name in the data path's tables.
+pub(super) const LONG_NAME_BYTES: usize = 48;
 /// Idle timeouts that Azure accepts for outbound rules, in seconds ("Outbound rules").
 const AZURE_IDLE: std::ops::RangeInclusive<u32> = 240..=7200;
 const DEFAULT_IDLE: u32 = 240;
@@ -39,53 +36,87 @@ pub(super) struct PlacedRule {
     pub(super) ports_place: Range<usize>,
 }
 
-/// The rules that refer to existing pools and frontends.
-pub(super) fn rules(sections: &[RuleSection], objects: &Objects, report: &mut Report) -> Vec<PlacedRule> {
+/// What rules have been found to use.
+#[derive(Default)]
+pub(super) struct Used {
+    pub(super) claims: Claims,
+    pub(super) users: Users,
+    /// Indices of frontends.
+    pub(super) frontends: HashSet<usize>,
+    /// Indices of pools.
+    pub(super) pools: HashSet<usize>,
+}
+
+/// The rules that refer to existing pools and frontends. `on_refusal` is that of rules without one of their own.
+pub(super) fn rules(
+    sections: &[RuleSection],
+    on_refusal: Refusal,
+    objects: &Objects,
+    used: &mut Used,
+    report: &mut Report,
+) -> Vec<PlacedRule> {
     let names = sections.iter().map(|section| section.name.as_ref());
-    unique_names("rule", names, NAME_BYTES, report);
+    unique_names("rule", names, LONG_NAME_BYTES, report);
     if let Some(beyond) = sections.get(MAX_RULES as usize) {
         report
             .error(beyond.span.clone(), format!("{} outbound rules", sections.len()))
             .help(format!("at most {MAX_RULES} are possible"));
     }
-    let mut claims = Claims::default();
-    let mut used_frontends = HashSet::new();
-    let mut used_pools = HashSet::new();
-    let mut rules = Vec::new();
-    for section in sections {
-        let protocol = words(section, report);
-        let pool = pool(section, objects, report);
-        let frontends = frontends(section, objects, report);
-        used_pools.extend(pool);
-        used_frontends.extend(frontends.iter().copied());
-        let idle_timeout = idle_timeout(section, protocol, report);
-        let explicit = explicit_ports(section, report);
-        let Some(pool) = pool.filter(|_| !frontends.is_empty()) else { continue };
-        let mut rule = OutboundRule {
-            name: section.name.as_ref().map(|name| name.get_ref().clone()).unwrap_or_default(),
-            pool,
-            frontends,
-            protocol,
-            idle_timeout,
-            ..OutboundRule::default()
-        };
-        claims.add(&rule, section, objects, report);
-        let Some(explicit) = explicit else { continue };
-        rule.ports_explicit = explicit != 0;
-        let tier = || tier_ports(&rule, section, objects, report);
-        let Some(ports) = Some(explicit).filter(|ports| *ports != 0).or_else(tier) else { continue };
-        rule.ports_per_backend = ports;
-        let ports_place = section.ports_per_backend.as_ref().map_or(section.span.clone(), Spanned::span);
-        rules.push(PlacedRule { rule, ports_place });
-    }
-    warn_unused(sections, objects, &used_frontends, &used_pools, report);
-    rules
+    sections.iter().filter_map(|section| rule(section, on_refusal, objects, used, report)).collect()
 }
 
-/// Checks the keys that take one of a few words; the only one with a choice is the protocol.
+fn rule(
+    section: &RuleSection,
+    on_refusal: Refusal,
+    objects: &Objects,
+    used: &mut Used,
+    report: &mut Report,
+) -> Option<PlacedRule> {
+    let protocol = words(section, report);
+    let pool = pool(section.pool.as_ref(), objects, report);
+    let frontends = frontends(section.frontends.as_ref(), objects, report);
+    used.pools.extend(pool);
+    used.frontends.extend(frontends.iter().map(|(frontend, _)| *frontend));
+    let share = share(section, report);
+    let limits = limits(section.limits.as_ref(), protocol, report);
+    let mut rule = OutboundRule {
+        name: text_of(section.name.as_ref()),
+        frontends: frontends.iter().map(|(frontend, _)| *frontend).collect(),
+        protocol,
+        idle_timeout: idle_timeout(section.idle_timeout.as_ref(), protocol, report),
+        excluded: section.excluded_ports.as_ref().map(|list| given_ports(list, report)).unwrap_or_default(),
+        limits,
+        destinations: destinations(section, protocol, report),
+        on_refusal: refusal(section.on_refusal.as_ref(), report).unwrap_or(on_refusal),
+        ..OutboundRule::default()
+    };
+    let pool = pool.filter(|_| !frontends.is_empty())?;
+    rule.pool = pool;
+    used.claims.add(&rule, section, objects, report);
+    (rule.selection, rule.pins) = selection(section, &rule, objects, report);
+    let share = share?;
+    rule.allocation = share.allocation;
+    used.users.add(&rule, &frontends, objects, report);
+    let count_place = match share.allocation {
+        Allocation::Static => {
+            rule.ports_explicit = share.ports != 0;
+            let given = Some(share.ports).filter(|ports| *ports != 0);
+            rule.ports_per_backend = given.or_else(|| tier_ports(&rule, section, objects, report))?;
+            section.ports_per_backend.as_ref().map(Spanned::span)
+        }
+        Allocation::Dynamic => {
+            rule.ports_per_backend = share.ports;
+            rule.max_ports = share.max_ports;
+            few_addresses(&rule, section.frontends.as_ref(), objects, report);
+            section.min_ports.as_ref().map(Spanned::span)
+        }
+    };
+    Some(PlacedRule { rule, ports_place: count_place.unwrap_or(section.span.clone()) })
+}
+
+/// Checks the keys that take one of a few words and decide nothing but themselves; the only one with a choice is the
+/// protocol.
 fn words(section: &RuleSection, report: &mut Report) -> Protocol {
-    let static_only = [("static", Only)];
-    choice("allocation", section.allocation.as_ref(), &static_only, &["dynamic"], report);
     choice("tcp_reset", section.tcp_reset.as_ref(), &[("off", Only)], &["on-idle", "on-packet"], report);
     choice(
         "mapping",
@@ -98,63 +129,9 @@ fn words(section: &RuleSection, report: &mut Report) -> Protocol {
     choice("protocol", section.protocol.as_ref(), &protocols, &[], report)
 }
 
-fn pool(section: &RuleSection, objects: &Objects, report: &mut Report) -> Option<usize> {
-    let wanted = section.pool.as_ref()?;
-    let found = objects.pools.iter().position(|pool| pool.name == *wanted.get_ref());
-    if found.is_none() {
-        let known = objects.pools.iter().map(|pool| pool.name.as_str());
-        undefined("pool", wanted, known, report);
-    }
-    found
-}
-
-fn frontends(section: &RuleSection, objects: &Objects, report: &mut Report) -> Vec<usize> {
-    let Some(list) = &section.frontends else { return Vec::new() };
-    if list.get_ref().is_empty() {
-        report.error(list.span(), "`frontends` is empty").help("name at least one `[[frontend]]`");
-    }
-    let mut frontends = Vec::new();
-    let mut places: HashMap<usize, Range<usize>> = HashMap::new();
-    for wanted in list.get_ref() {
-        let found = objects.frontends.iter().position(|frontend| frontend.name == *wanted.get_ref());
-        let Some(found) = found else {
-            let known = objects.frontends.iter().map(|frontend| frontend.name.as_str());
-            undefined("frontend", wanted, known, report);
-            continue;
-        };
-        if let Some(first) = places.get(&found) {
-            report
-                .error(wanted.span(), format!("frontend `{}` is given twice", wanted.get_ref()))
-                .also(first.clone(), "first here")
-                .help("remove one");
-            continue;
-        }
-        places.insert(found, wanted.span());
-        frontends.push(found);
-    }
-    frontends
-}
-
-fn undefined<'a>(
-    kind: &str,
-    wanted: &Spanned<String>,
-    known: impl Iterator<Item = &'a str> + Clone,
-    report: &mut Report,
-) {
-    let help = did_you_mean(wanted.get_ref(), known.clone()).unwrap_or_else(|| {
-        let all: Vec<String> =
-            known.filter(|name| !name.is_empty()).take(8).map(|name| format!("`{name}`")).collect();
-        if all.is_empty() {
-            format!("define it: `[[{kind}]]` with `name = \"{}\"`", wanted.get_ref())
-        } else {
-            format!("defined: {}", all.join(", "))
-        }
-    });
-    report.error(wanted.span(), format!("{kind} `{}` is not defined", wanted.get_ref())).help(help);
-}
-
-fn idle_timeout(section: &RuleSection, protocol: Protocol, report: &mut Report) -> u32 {
-    let Some(value) = &section.idle_timeout else { return DEFAULT_IDLE };
+/// Seconds of `idle_timeout`.
+pub(super) fn idle_timeout(value: Option<&Spanned<String>>, protocol: Protocol, report: &mut Report) -> u32 {
+    let Some(value) = value else { return DEFAULT_IDLE };
     let text = value.get_ref();
     match seconds(text) {
         Err(fault) => {
@@ -175,130 +152,6 @@ fn idle_timeout(section: &RuleSection, protocol: Protocol, report: &mut Report) 
                     .help("natgw keeps to it; for Azure's behaviour choose from `4m` to `120m`");
             }
             seconds
-        }
-    }
-}
-
-/// `ports_per_backend`, 0 if the default tiers apply; `None` if it cannot be.
-fn explicit_ports(section: &RuleSection, report: &mut Report) -> Option<u32> {
-    let Some(value) = &section.ports_per_backend else { return Some(0) };
-    let number = *value.get_ref();
-    match u32::try_from(number) {
-        Ok(ports) if number <= MAX_PORTS_PER_BACKEND && ports.is_multiple_of(8) => Some(ports),
-        Ok(ports) if number <= MAX_PORTS_PER_BACKEND => {
-            let (below, above) = (ports / 8 * 8, ports.next_multiple_of(8));
-            let help = if below == 0 { format!("use {above}") } else { format!("use {below} or {above}") };
-            report
-                .error(value.span(), format!("`ports_per_backend = {ports}` is not a multiple of 8"))
-                .help(help);
-            None
-        }
-        _ => {
-            report.error(value.span(), format!("`ports_per_backend` cannot be {number}")).help(format!(
-                "a multiple of 8 from 8 to {}, or 0 for the default tiers",
-                grouped(MAX_PORTS_PER_BACKEND.unsigned_abs())
-            ));
-            None
-        }
-    }
-}
-
-/// Ports that the default tiers give each backend of `rule`.
-fn tier_ports(
-    rule: &OutboundRule,
-    section: &RuleSection,
-    objects: &Objects,
-    report: &mut Report,
-) -> Option<u32> {
-    let backends = objects.pools[rule.pool].backends.len();
-    let addresses = rule.frontends.iter().map(|index| objects.frontends[*index].addresses.len()).sum();
-    let ports = default_ports(backends, addresses);
-    if ports.is_none() {
-        let written = section.ports_per_backend.as_ref().map(Spanned::span);
-        let place = written.or(section.pool.as_ref().map(Spanned::span));
-        let message = format!(
-            "pool `{}` has {} backends, the default tiers end at {}",
-            objects.pools[rule.pool].name,
-            grouped(backends as u64),
-            grouped(LARGEST_DEFAULT_POOL as u64)
-        );
-        report
-            .error(place.unwrap_or_else(|| section.span.clone()), message)
-            .also(objects.pool_names[rule.pool].clone(), "defined here")
-            .help("say how many ports each gets, for example `ports_per_backend = 32`, or divide the pool");
-    }
-    ports
-}
-
-/// Which rule gives each backend its ports of each class.
-#[derive(Default)]
-struct Claims {
-    /// Index into `rules`.
-    by_backend: HashMap<(Ipv4Addr, u32), usize>,
-    rules: Vec<(String, usize, Range<usize>)>,
-}
-
-impl Claims {
-    /// Reports, once for each earlier rule, the first backend that both claim.
-    fn add(&mut self, rule: &OutboundRule, section: &RuleSection, objects: &Objects, report: &mut Report) {
-        let place = section.pool.as_ref().map_or(section.span.clone(), Spanned::span);
-        let this = self.rules.len();
-        self.rules.push((rule.name.clone(), rule.pool, place.clone()));
-        let mut reported = HashSet::new();
-        for backend in &objects.pools[rule.pool].backends {
-            for class in rule.protocol.classes() {
-                let other = *self.by_backend.entry((backend.address, *class)).or_insert(this);
-                if other == this || !reported.insert(other) {
-                    continue;
-                }
-                let (other_name, other_pool, other_place) = &self.rules[other];
-                let message = format!(
-                    "backend {} has {} ports from rule `{other_name}` already",
-                    backend.address, CLASS_NAMES[*class as usize]
-                );
-                let entries = [*other_pool, rule.pool]
-                    .map(|pool| objects.backend_places[pool].get(&backend.address).cloned());
-                let error = report.error(place.clone(), message);
-                error
-                    .also(other_place.clone(), format!("rule `{other_name}`"))
-                    .help("for each protocol one rule only may give a backend ports: take it out of one pool, or set `protocol`");
-                if let ([Some(there), Some(here)], true) = (entries, *other_pool != rule.pool) {
-                    error
-                        .also(there, format!("in pool `{}`", objects.pools[*other_pool].name))
-                        .also(here, format!("in pool `{}`", objects.pools[rule.pool].name));
-                }
-            }
-        }
-    }
-}
-
-fn warn_unused(
-    sections: &[RuleSection],
-    objects: &Objects,
-    used_frontends: &HashSet<usize>,
-    used_pools: &HashSet<usize>,
-    report: &mut Report,
-) {
-    if sections.is_empty() {
-        report
-            .warning(0..0, "no outbound rule: nothing is translated")
-            .help("add an `[[outbound_rule]]` with a pool and frontends");
-        return;
-    }
-    for (index, frontend) in objects.frontends.iter().enumerate() {
-        if !used_frontends.contains(&index) && !frontend.name.is_empty() {
-            let message = format!("frontend `{}` is not used by any outbound rule", frontend.name);
-            report
-                .warning(objects.frontend_names[index].clone(), message)
-                .help("name it in `frontends`, or remove it");
-        }
-    }
-    for (index, pool) in objects.pools.iter().enumerate() {
-        if !used_pools.contains(&index) && !pool.name.is_empty() {
-            let message = format!("pool `{}` is not used by any outbound rule", pool.name);
-            report
-                .warning(objects.pool_names[index].clone(), message)
-                .help("its backends get no ports from it: name it in an `[[outbound_rule]]`, or remove it");
         }
     }
 }

@@ -13,13 +13,36 @@ pub(super) struct Fault {
     pub(super) help: String,
 }
 
-fn fault<T>(message: String, help: impl Into<String>) -> Result<T, Fault> {
+pub(super) fn fault<T>(message: String, help: impl Into<String>) -> Result<T, Fault> {
     Err(Fault { message, help: help.into() })
 }
+
+const HOST_HELP: &str = "use an address that a host can have";
 
 /// The addresses that an address or a prefix stands for: every one of a prefix, its first and last included, as on
 /// Azure, where a prefix is a list of addresses and not a subnet. At most `limit`.
 pub(super) fn addresses(text: &str, limit: u32) -> Result<Vec<Ipv4Addr>, Fault> {
+    let net = prefix(text)?;
+    let count = 1u64 << (32 - net.prefix_len());
+    if count > u64::from(limit) {
+        let message = format!(
+            "prefix `{text}` has {} addresses, at most {} are possible",
+            grouped(count),
+            grouped(limit)
+        );
+        return fault(message, format!("use a /{} or longer", 32 - limit.ilog2()));
+    }
+    let first = u32::from(net.addr());
+    // `count` is at most `limit`, a u32.
+    let list: Vec<Ipv4Addr> = (0..count as u32).map(|offset| Ipv4Addr::from(first + offset)).collect();
+    match list.iter().find_map(|address| Some((address, unusable(*address)?))) {
+        Some((address, reason)) => fault(format!("{address} is {reason}"), HOST_HELP),
+        None => Ok(list),
+    }
+}
+
+/// An address or a prefix. An address is a prefix of 32 bits.
+pub(super) fn prefix(text: &str) -> Result<Ipv4Net, Fault> {
     let net =
         if text.contains('/') { text.parse().ok() } else { text.parse::<Ipv4Addr>().ok().map(Ipv4Net::from) };
     let Some(net) = net else {
@@ -36,23 +59,19 @@ pub(super) fn addresses(text: &str, limit: u32) -> Result<Vec<Ipv4Addr>, Fault> 
         let help = format!("for the whole prefix write `{}`, for one address `{}`", net.trunc(), net.addr());
         return fault(message, help);
     }
-    let count = 1u64 << (32 - net.prefix_len());
-    if count > u64::from(limit) {
-        let message = format!(
-            "prefix `{text}` has {} addresses, at most {} are possible",
-            grouped(count),
-            grouped(limit)
-        );
-        return fault(message, format!("use a /{} or longer", 32 - limit.ilog2()));
+    Ok(net)
+}
+
+/// One address that a host can have.
+pub(super) fn address(text: &str) -> Result<Ipv4Addr, Fault> {
+    let net = prefix(text)?;
+    if net.prefix_len() != 32 {
+        return fault(format!("`{text}` is a prefix, one address is needed"), "for example `203.0.113.50`");
     }
-    let first = u32::from(net.addr());
-    // `count` is at most `limit`, a u32.
-    let list: Vec<Ipv4Addr> = (0..count as u32).map(|offset| Ipv4Addr::from(first + offset)).collect();
-    match list.iter().find_map(|address| Some((address, unusable(*address)?))) {
-        Some((address, reason)) => {
-            fault(format!("{address} is {reason}"), "use an address that a host can have")
-        }
-        None => Ok(list),
+    let address = net.addr();
+    match unusable(address) {
+        Some(reason) => fault(format!("{address} is {reason}"), HOST_HELP),
+        None => Ok(address),
     }
 }
 
