@@ -63,9 +63,8 @@ pub(crate) fn grant_of(bank: u32, source: [u8; 4], class: u32) -> Option<(u32, *
 pub(crate) fn still_granted(key: &FlowKey, entry: *const FlowEntry) -> bool {
     let Some(control) = CONTROL.get_ptr(0) else { return false };
     // SAFETY: map values.
-    let (bank, slot, rule, address, port) = unsafe {
-        ((*control).bank & 1, (*entry).grant, (*entry).rule, (*entry).address, (*entry).port)
-    };
+    let (bank, slot, rule, address, port) =
+        unsafe { ((*control).bank & 1, (*entry).grant, (*entry).rule, (*entry).address, (*entry).port) };
     match grant_of(bank, key.source, slot % CLASSES) {
         Some((found, grant)) if found == slot => {
             // SAFETY: array element.
@@ -80,7 +79,9 @@ pub(crate) fn still_granted(key: &FlowKey, entry: *const FlowEntry) -> bool {
 fn has(bank: u32, set: u32, address: [u8; 4], port: [u8; 2]) -> bool {
     // SAFETY: array element.
     set != 0
-        && SETS.get_ptr(banked(bank, set - 1)).is_some_and(|set| unsafe { segment_of(&*set, address, port) }.is_some())
+        && SETS
+            .get_ptr(banked(bank, set - 1))
+            .is_some_and(|set| unsafe { segment_of(&*set, address, port) }.is_some())
 }
 
 /// A random nonce in the high half of a state.
@@ -246,6 +247,10 @@ pub(crate) fn audible(slot: u32, on_refusal: u32, now: Tick) -> u32 {
             (*state).answered = now;
             (&raw mut (*state).answers).write_volatile(0);
         }
-        if atomic::fetch_add(&raw mut (*state).answers, 1) < REFUSALS_PER_TICK { on_refusal } else { REFUSAL_SILENT }
+        if atomic::fetch_add(&raw mut (*state).answers, 1) < REFUSALS_PER_TICK {
+            on_refusal
+        } else {
+            REFUSAL_SILENT
+        }
     }
 }

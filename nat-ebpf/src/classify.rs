@@ -242,7 +242,8 @@ fn by_policy(
 ) -> Result<(), Verdict> {
     let bank = control.bank & 1;
     // SAFETY: map value.
-    let policies = backend.map_or_else(|| policy::of_strangers(bank), |backend| unsafe { (*backend).policies });
+    let policies =
+        backend.map_or_else(|| policy::of_strangers(bank), |backend| unsafe { (*backend).policies });
     let subject = policy::Subject {
         bank,
         policies,

@@ -174,7 +174,8 @@ fn readdress(skb: *mut __sk_buff, header: &[u8; 20], address: [u8; 4], checksum:
     unsafe {
         (checksum == 0
             || (bpf_skb_pull_data(skb, checksum + 2) == 0
-                && bpf_l4_csum_replace(skb, checksum, old, new, flags | u64::from(BPF_F_PSEUDO_HDR) | 4) == 0))
+                && bpf_l4_csum_replace(skb, checksum, old, new, flags | u64::from(BPF_F_PSEUDO_HDR) | 4)
+                    == 0))
             && bpf_l3_csum_replace(skb, L3 + 10, old, new, 4) == 0
             && bpf_skb_store_bytes(skb, L3 + 12, address.as_ptr().cast(), 4, 0) == 0
     }

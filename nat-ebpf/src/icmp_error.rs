@@ -133,8 +133,8 @@ fn decide(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<(), Ve
         // Quotes nothing that could be a flow: the host's business if it owns the address.
         return Err(Verdict::of(stray_error(control.bank & 1, parsed.key.destination, CLASS_ICMP, [0; 2])));
     }
-    let Some((address, port, outbound)) = flow_of(&quoted, control, arrival.now)
-        .or_else(|| instance_of(&quoted, arrival, control))
+    let Some((address, port, outbound)) =
+        flow_of(&quoted, control, arrival.now).or_else(|| instance_of(&quoted, arrival, control))
     else {
         let Quoted { key, class, .. } = quoted;
         return Err(Verdict::of(stray_error(

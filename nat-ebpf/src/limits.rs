@@ -83,7 +83,8 @@ fn share(search: &mut Search, reserved: u32) -> Result<(), Reason> {
     unsafe {
         let Control { guaranteed_flows, burst_flows, .. } = *control;
         let others = if search.entry.half & HALF_RESERVED != 0 { 0 } else { reserved };
-        if atomic::fetch_add(&raw mut (*state).flows, 1) < u64::from(guaranteed_flows.saturating_sub(others)) {
+        if atomic::fetch_add(&raw mut (*state).flows, 1) < u64::from(guaranteed_flows.saturating_sub(others))
+        {
             return Ok(());
         }
         atomic::add(&raw mut (*state).flows, u64::MAX);
@@ -126,7 +127,9 @@ fn limited(search: &mut Search, rule: *const Rule) -> u32 {
     let rule = unsafe { &*rule };
     let limits = &rule.limits;
     let without_tcp = rule.flags & RULE_WITHOUT_TCP != 0;
-    let Some(quota) = QUOTA.get_ptr_mut(quota_index(search.slot / CLASSES, without_tcp)) else { return FAULT };
+    let Some(quota) = QUOTA.get_ptr_mut(quota_index(search.slot / CLASSES, without_tcp)) else {
+        return FAULT;
+    };
     if limits.interval != 0 && !in_rate(quota, limits, search) {
         return RATE;
     }
@@ -191,9 +194,7 @@ fn counts(search: &mut Search, quota: *mut Quota, limits: &Limits) -> u32 {
 #[inline(always)]
 fn destination_count(quota: *mut Quota, index: u32) -> *mut u64 {
     // SAFETY: the index is masked to the array's length.
-    unsafe {
-        (&raw mut (*quota).destinations).cast::<u64>().add((index as usize) & (MAX_DESTINATIONS - 1))
-    }
+    unsafe { (&raw mut (*quota).destinations).cast::<u64>().add((index as usize) & (MAX_DESTINATIONS - 1)) }
 }
 
 #[inline(always)]

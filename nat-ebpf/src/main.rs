@@ -80,32 +80,30 @@ fn forward(ctx: *mut xdp_md, parsed: &mut Parsed, arrival: &mut Arrival) -> Resu
     classify::ingress(parsed, clock::now(), arrival)?;
     let rewrite = match lookup::flow(ctx, parsed, arrival)? {
         Found::Alive(rewrite) => rewrite,
-        Found::Missing => {
-            match classify::natgw_miss(ctx, parsed, arrival) {
-                classify::OPEN => {
-                    opened(allocate::natgw_open())?;
-                    lookup::opened(&parsed.key)?
-                }
-                classify::OPEN_INBOUND => {
-                    opened(allocate::natgw_open())?;
-                    match lookup::flow(ctx, parsed, arrival)? {
-                        Found::Alive(rewrite) => rewrite,
-                        Found::Missing => return Err(Verdict::of(Reason::FlowRace)),
-                    }
-                }
-                classify::INSTANCE => {
-                    return Err(Verdict::from_code(instance::natgw_instance(ctx, parsed)));
-                }
-                classify::ICMP_ERROR => {
-                    let code = match icmp_error::natgw_icmp_error(ctx, parsed, arrival) {
-                        icmp_error::REWRITE => icmp_error::natgw_icmp_rewrite(ctx, parsed),
-                        code => code,
-                    };
-                    return Err(Verdict::from_code(code));
-                }
-                code => return Err(Verdict::from_code(code)),
+        Found::Missing => match classify::natgw_miss(ctx, parsed, arrival) {
+            classify::OPEN => {
+                opened(allocate::natgw_open())?;
+                lookup::opened(&parsed.key)?
             }
-        }
+            classify::OPEN_INBOUND => {
+                opened(allocate::natgw_open())?;
+                match lookup::flow(ctx, parsed, arrival)? {
+                    Found::Alive(rewrite) => rewrite,
+                    Found::Missing => return Err(Verdict::of(Reason::FlowRace)),
+                }
+            }
+            classify::INSTANCE => {
+                return Err(Verdict::from_code(instance::natgw_instance(ctx, parsed)));
+            }
+            classify::ICMP_ERROR => {
+                let code = match icmp_error::natgw_icmp_error(ctx, parsed, arrival) {
+                    icmp_error::REWRITE => icmp_error::natgw_icmp_rewrite(ctx, parsed),
+                    code => code,
+                };
+                return Err(Verdict::from_code(code));
+            }
+            code => return Err(Verdict::from_code(code)),
+        },
     };
     emit::flow(ctx, parsed, &rewrite)
 }

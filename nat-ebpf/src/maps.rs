@@ -9,8 +9,8 @@ use aya_ebpf::{
 };
 use nat_common::abi::{
     config::{
-        BANKS, CLASSES, Control, Frontend, FrontendKey, IcmpBudget, MAX_FRONTENDS, MAX_PORTS, MAX_RULES, Meta,
-        MIN_BACKENDS, PortConfig, PortTag, SweepArgs, Table,
+        BANKS, CLASSES, Control, Frontend, FrontendKey, IcmpBudget, MAX_FRONTENDS, MAX_PORTS, MAX_RULES,
+        MIN_BACKENDS, Meta, PortConfig, PortTag, SweepArgs, Table,
     },
     counters::Counters,
     flow::{FlowEntry, FlowKey},
@@ -19,8 +19,8 @@ use nat_common::abi::{
         Towards, TowardsKey,
     },
     policy::{
-        Instance, InstanceKey, MAX_INSTANCES, MAX_POLICIES, MAX_POLICY_PREFIXES, POLICY_PORTS as POLICY_PORT_SLOTS,
-        PolicyInfo, PolicyMasks, PolicyPrefix, PolicyState,
+        Instance, InstanceKey, MAX_INSTANCES, MAX_POLICIES, MAX_POLICY_PREFIXES,
+        POLICY_PORTS as POLICY_PORT_SLOTS, PolicyInfo, PolicyMasks, PolicyPrefix, PolicyState,
     },
     record::{PRESSED_SLOTS, PortRecord, RecordKey, RootKey, RootRecord},
 };

@@ -21,8 +21,8 @@ use crate::{
     atomic,
     maps::{RECORDS, ROOTS, TABLE},
     ports::{
-        CLAIMED, CUT, MOST_TRIES, PHASE_BLIND, PHASE_PICK, PHASE_ROOT, SEARCHING, Search, Tried, attempt_port,
-        failed,
+        CLAIMED, CUT, MOST_TRIES, PHASE_BLIND, PHASE_PICK, PHASE_ROOT, SEARCHING, Search, Tried,
+        attempt_port, failed,
     },
     record::{full_of, record_key, record_of, root_key, root_of, word_of},
     verdict, walk,
@@ -110,7 +110,8 @@ pub(crate) fn segment(search: &mut Search, set: *const PortSet) -> u32 {
     };
     // SAFETY: words of a map value.
     let same = unsafe {
-        atomic::load(&raw const (*root).epoch) == search.epoch && atomic::load(&raw const (*root).tag) == key.tag()
+        atomic::load(&raw const (*root).epoch) == search.epoch
+            && atomic::load(&raw const (*root).tag) == key.tag()
     };
     if !same {
         search.phase = PHASE_ROOT;
@@ -216,7 +217,8 @@ fn still_full(key: &RecordKey, epoch: u64) -> bool {
     RECORDS.get_ptr(key).is_some_and(|record| {
         // SAFETY: words of a map value.
         unsafe {
-            atomic::load(&raw const (*record).epoch) == epoch && atomic::load(&raw const (*record).tag) == key.tag()
+            atomic::load(&raw const (*record).epoch) == epoch
+                && atomic::load(&raw const (*record).tag) == key.tag()
         }
     })
 }

@@ -37,7 +37,8 @@ pub(crate) fn flow(key: &FlowKey, entry: *mut FlowEntry, first: u64) -> bool {
     let handshake = class_of(CLASS_TCP, bits & state::MASK) == TimerClass::TcpHandshake;
     let half_open = grant % CLASSES == CLASS_TCP && handshake;
     // SAFETY: as above.
-    let counted = unsafe { Counted { grant, half: (*entry).half, destination: (*entry).destination, half_open } };
+    let counted =
+        unsafe { Counted { grant, half: (*entry).half, destination: (*entry).destination, half_open } };
     let inbound = inbound_key(key, address, port);
     if let Some(other) = FLOWS.get_ptr_mut(&inbound) {
         for _ in 0..4 {

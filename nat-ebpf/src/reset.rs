@@ -37,7 +37,9 @@ fn reset(ctx: *mut xdp_md, parsed: &Parsed) -> bool {
         return false;
     }
     let l3 = parsed.network();
-    let Some(segment) = frame::load::<[u8; size_of::<TcpHdr>()]>(ctx, parsed.transport()) else { return false };
+    let Some(segment) = frame::load::<[u8; size_of::<TcpHdr>()]>(ctx, parsed.transport()) else {
+        return false;
+    };
     // SAFETY: the context is the program's own. `bpf_xdp_get_buff_len`: Linux 5.18.
     unsafe {
         let surplus = bpf_xdp_get_buff_len(ctx) as i32 - (l3 + LENGTH) as i32;
@@ -66,7 +68,8 @@ fn header(parsed: &Parsed, segment: &[u8; size_of::<TcpHdr>()]) -> [u8; size_of:
     }
     let first = u32::from_be_bytes([segment[4], segment[5], segment[6], segment[7]]);
     let data = parsed.total() - parsed.header() - usize::from(segment[12] >> 4) * 4;
-    let controls = u32::from(parsed.flags & tcp_flag::SYN != 0) + u32::from(parsed.flags & tcp_flag::FIN != 0);
+    let controls =
+        u32::from(parsed.flags & tcp_flag::SYN != 0) + u32::from(parsed.flags & tcp_flag::FIN != 0);
     let [e, f, g, h] = first.wrapping_add(data as u32).wrapping_add(controls).to_be_bytes();
     [a, b, c, d, 0, 0, 0, 0, e, f, g, h, 0x50, tcp_flag::RST | tcp_flag::ACK, 0, 0, 0, 0, 0, 0]
 }

@@ -6,8 +6,9 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use anyhow::Result;
 use nat_common::abi::{
-    config::{BackendState, CLASS_NAMES, GrantState, Table, grant_slot},
+    config::{CLASS_NAMES, Table},
     counters::{Counters, REASON_SLOTS, Reason},
+    grant::{BackendState, GrantState, Quota, grant_slot, quota_index},
 };
 
 use crate::harness::Lab;
@@ -36,6 +37,8 @@ impl Ledger {
             record_fallbacks: _,
             searches: _,
             same_flow_races,
+            refusals_icmp,
+            refusals_reset,
         } = lab.maps.sum_counters()?;
         rows.add("seen", seen);
         rows.add("seen_bytes", seen_bytes);
@@ -49,24 +52,46 @@ impl Ledger {
         rows.add("guard_dropped", guard_dropped);
         rows.add("events_lost", events_lost);
         rows.add("same_flow_races", same_flow_races);
+        rows.add("refusals_icmp", refusals_icmp);
+        rows.add("refusals_reset", refusals_reset);
         for slot in 0..u32::try_from(lab.world.backends.len())? {
-            let BackendState { flows } = lab.maps.backend_state.get(&slot, 0)?;
+            let BackendState { flows, refused_rule, refused_policy } =
+                lab.maps.backend_state.get(&slot, 0)?;
             rows.add(&format!("backend.{slot}.flows"), flows);
+            rows.add(&format!("backend.{slot}.refused_rule"), refused_rule);
+            rows.add(&format!("backend.{slot}.refused_policy"), refused_policy);
+            // `due` is a time.
+            let Quota { flows, half_open, due: _, destinations } =
+                lab.maps.quota.get(&quota_index(slot, false), 0)?;
+            rows.add(&format!("quota.{slot}.flows"), flows);
+            rows.add(&format!("quota.{slot}.half_open"), half_open);
+            for (number, flows) in destinations.into_iter().enumerate() {
+                rows.add(&format!("quota.{slot}.destination.{number}"), flows);
+            }
             for (class, name) in (0u32..).zip(CLASS_NAMES) {
-                // `reported` and `pressed` are times, not counts.
-                let GrantState { flows, opened, refused, refused_table, reported: _, pressed: _ } =
+                // The rest are times, and how often a refusal was answered.
+                let GrantState { flows, opened, refused, refused_table, refused_limit, .. } =
                     lab.maps.grant_state.get(&grant_slot(slot, class), 0)?;
                 rows.add(&format!("grant.{slot}.{name}.flows"), flows);
                 rows.add(&format!("grant.{slot}.{name}.opened"), opened);
                 rows.add(&format!("grant.{slot}.{name}.refused"), refused);
                 rows.add(&format!("grant.{slot}.{name}.refused_table"), refused_table);
+                rows.add(&format!("grant.{slot}.{name}.refused_limit"), refused_limit);
             }
         }
-        let Table { burst, flows, swept, taken_over } = lab.maps.table.get(&0, 0)?;
+        // Whether a flow that drains was noted depends on what was under pressure.
+        let Table { burst, flows, swept, taken_over, drained: _ } = lab.maps.table.get(&0, 0)?;
         rows.add("table.burst", burst);
         rows.add("table.flows", flows);
         rows.add("table.swept", swept);
         rows.add("table.taken_over", taken_over);
+        for (slot, _) in lab.world.policies.iter().enumerate() {
+            let packets = lab.maps.policy_state.get(&u32::try_from(slot)?, 0)?.packets;
+            rows.add(&format!("policy.{slot}"), packets);
+        }
+        for towards in lab.maps.towards.iter() {
+            rows.total("towards", towards?.1.flows);
+        }
         rows.add("entries", lab.maps.flows.keys().count() as u64);
         Ok(Self(rows.0))
     }
@@ -157,5 +182,9 @@ struct Rows(BTreeMap<String, i64>);
 impl Rows {
     fn add(&mut self, name: &str, value: u64) {
         self.0.insert(name.to_owned(), i64::try_from(value).unwrap_or(i64::MIN));
+    }
+
+    fn total(&mut self, name: &str, value: u64) {
+        *self.0.entry(name.to_owned()).or_default() += i64::try_from(value).unwrap_or(i64::MIN);
     }
 }

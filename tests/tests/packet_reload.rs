@@ -67,7 +67,7 @@ fn a_removed_backend_s_flows_live_on_and_no_new_ones_start() {
     let port = lab.open(&out).expect("runs").expect("sent");
     lab.maps
         .backends
-        .remove(&nat_common::abi::config::BackendKey { address: DB, bank: 0 })
+        .remove(&nat_common::abi::grant::BackendKey { address: DB, bank: 0 })
         .expect("the backend was there");
     assert_eq!(reason(&lab, 0, &out), Reason::TranslatedOut);
     assert_eq!(reason(&lab, 1, &Packet::udp((SERVER, 53), (FRONTEND, port))), Reason::TranslatedIn);
@@ -83,21 +83,26 @@ fn a_removed_backend_s_flows_live_on_and_no_new_ones_start() {
 /// Two banks: a packet sees the old configuration or the new one.
 #[test]
 fn the_bank_in_force_decides() {
-    use nat_common::abi::config::{BackendKey, grant_index, grant_slot};
+    use nat_common::abi::{
+        config::banked,
+        grant::{BackendKey, grant_slot},
+    };
     let mut lab = Lab::new(World::default()).expect("lab");
     let slot = grant_slot(0, 1);
-    let mut grant = lab.maps.grants.get(&grant_index(0, slot), 0).expect("grant");
-    grant.segments[0].first = MOVED;
-    grant.version = 2;
-    lab.maps.grants.set(grant_index(1, slot), grant, 0).expect("grant");
-    lab.maps.backends.insert(BackendKey { address: WEB, bank: 1 }, 0, 0).expect("backend");
+    let mut grant = lab.maps.grants.get(&banked(0, slot), 0).expect("grant");
+    let mut set = lab.maps.sets.get(&banked(0, grant.own - 1), 0).expect("set");
+    (set.segments[0].first, set.id) = (MOVED, 77);
+    grant.own = 1;
+    lab.maps.sets.set(banked(1, 0), set, 0).expect("set");
+    lab.maps.grants.set(banked(1, slot), grant, 0).expect("grant");
+    let key = BackendKey { address: WEB, bank: 1 };
+    lab.maps.backends.insert(key, nat_common::abi::grant::BackendRef::default(), 0).expect("backend");
     let open =
         |lab: &Lab, port| lab.open(&Packet::udp((WEB, port), (SERVER, 53))).expect("runs").expect("sent");
     assert!(open(&lab, 1) < FIRST_PORT + 8);
     let rules = |lab: &mut Lab| {
-        use nat_common::abi::config::rule_index;
-        let rule = lab.maps.rules.get(&rule_index(0, 0), 0).expect("rule");
-        lab.maps.rules.set(rule_index(1, 0), rule, 0).expect("rule");
+        let rule = lab.maps.rules.get(&banked(0, 0), 0).expect("rule");
+        lab.maps.rules.set(banked(1, 0), rule, 0).expect("rule");
     };
     rules(&mut lab);
     lab.control(|control| control.bank = 1).expect("control");

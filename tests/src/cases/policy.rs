@@ -150,8 +150,10 @@ fn refused() -> Vec<Case> {
         })
         .inside(Packet::udp(CLIENT, DNS))
         .drops(Reason::NoOutboundRule)
+        .change("backend.0.refused_rule", 1)
         .inside(Packet::ping((WEB, 1), SERVER))
         .drops(Reason::NoOutboundRule)
+        .change("backend.0.refused_rule", 1)
         .goes(Packet::tcp(CLIENT, HTTP, SYN), P1)
         .opens(0, "tcp"),
         Case::new("segments_that_open_nothing", World::default())

@@ -6,8 +6,12 @@ use std::collections::HashMap;
 use anyhow::{Context as _, Result, ensure};
 use nat_common::{
     abi::{
-        config::{CLASSES, grant_slot},
-        flow::{FlowEntry, FlowKey, HALF_BURST, HALF_INBOUND, HALF_OUTBOUND},
+        config::CLASSES,
+        flow::{
+            FlowEntry, FlowKey, HALF_BURST, HALF_CAPPED, HALF_INBOUND, HALF_INSTANCE, HALF_LIMITED,
+            HALF_OUTBOUND, HALF_RESERVED,
+        },
+        grant::{grant_slot, quota_index},
     },
     net::state,
 };
@@ -32,10 +36,20 @@ impl Lab {
         let mut by_grant: HashMap<u32, u64> = HashMap::new();
         let mut guaranteed: HashMap<u32, u64> = HashMap::new();
         let mut burst = 0;
+        let mut limited: HashMap<u32, (u64, u64)> = HashMap::new();
+        let mut capped = 0;
         for (key, entry) in &flows {
             self.half(&flows, key, entry).with_context(|| format!("{key:?}\n  {entry:?}"))?;
             if entry.half & HALF_OUTBOUND != 0 {
                 *by_grant.entry(entry.grant).or_default() += 1;
+                let quota = limited.entry(entry.grant / CLASSES).or_default();
+                let handshake = entry.grant % CLASSES == 0
+                    && entry.state & (state::ESTABLISHED | state::FIN_OUT | state::FIN_IN | state::RST) == 0;
+                if entry.half & HALF_LIMITED != 0 {
+                    quota.0 += u64::from(entry.half & HALF_RESERVED == 0);
+                    quota.1 += u64::from(handshake);
+                }
+                capped += u64::from(entry.half & HALF_CAPPED != 0);
                 if entry.half & HALF_BURST != 0 {
                     burst += 1;
                 } else {
@@ -57,6 +71,18 @@ impl Lab {
                 "backend {slot}: {counted} guaranteed flows counted, {there} in the table"
             );
         }
+        for slot in 0..u32::try_from(self.world.backends.len())? {
+            let quota = self.maps.quota.get(&quota_index(slot, false), 0)?;
+            let there = limited.get(&slot).copied().unwrap_or_default();
+            ensure!(
+                (quota.flows, quota.half_open) == there,
+                "backend {slot}: {} flows and {} handshakes counted against its limits, {there:?} in the table",
+                quota.flows,
+                quota.half_open
+            );
+        }
+        let towards = self.maps.towards.iter().map(|item| Ok(item?.1.flows)).sum::<Result<u64>>()?;
+        ensure!(towards == capped, "{towards} flows counted towards destinations, {capped} in the table");
         let table = self.maps.table.get(&0, 0)?;
         let there = by_grant.values().sum::<u64>();
         ensure!(table.flows == there, "{} flows counted, {there} in the table", table.flows);
@@ -66,7 +92,7 @@ impl Lab {
     }
 
     fn half(&self, flows: &HashMap<FlowKey, FlowEntry>, key: &FlowKey, entry: &FlowEntry) -> Result<()> {
-        let outbound = match entry.half & !HALF_BURST {
+        let outbound = match entry.half & 3 {
             HALF_OUTBOUND => true,
             HALF_INBOUND => false,
             other => anyhow::bail!("half {other:#x}"),
@@ -108,10 +134,7 @@ impl Lab {
             (other.state >> 16, other.grant, other.rule) == (entry.state >> 16, entry.grant, entry.rule),
             "the other half is of another flow: {other:?}"
         );
-        ensure!(
-            other.half & HALF_BURST == entry.half & HALF_BURST,
-            "only one half takes from the common budget"
-        );
+        ensure!(other.half & !3 == entry.half & !3, "the halves disagree about what the flow was counted in");
         let (inner, outer) = if outbound {
             (key.source, (entry.address, entry.port))
         } else {
@@ -125,9 +148,16 @@ impl Lab {
         let slot = self.world.backends.iter().position(|backend| backend.address == inner);
         let slot = slot.with_context(|| format!("no backend {inner:?}"))?;
         ensure!(entry.grant == grant_slot(u32::try_from(slot)?, class), "grant {} of another", entry.grant);
+        if entry.half & HALF_INSTANCE != 0 {
+            let own = self.world.instances.contains(&(inner, outer.0));
+            ensure!(own, "{:?} is no instance IP of {inner:?}", outer.0);
+            return Ok(());
+        }
         let port = u16::from_be_bytes(outer.1);
+        let pools = self.world.pools.iter().filter(|pool| pool.backends.contains(&inner));
         let granted = self.world.backends[slot].ports[class as usize]
             .iter()
+            .chain(pools.flat_map(|pool| &pool.runs))
             .any(|(address, first, count)| *address == outer.0 && port >= *first && port - first < *count);
         ensure!(granted, "port {port} was not granted to {inner:?}");
         Ok(())

@@ -68,12 +68,19 @@ impl Lab {
         let sent = match (reason.fate(), outcome.action) {
             (Fate::Dropped, Action::Drop) | (Fate::Passed, Action::Pass) => None,
             (Fate::Translated, Action::Pass) if reason == Reason::TranslatedToStack => None,
+            // A refusal that its sender hears of.
+            (Fate::Dropped, Action::Tx)
+                if after.refusals_icmp + after.refusals_reset
+                    == before.refusals_icmp + before.refusals_reset + 1 =>
+            {
+                Some(verify(&outcome.frame).map_err(anyhow::Error::msg)?)
+            }
             (Fate::Translated | Fate::Answered, Action::Tx | Action::Redirect) => {
                 Some(verify(&outcome.frame).map_err(anyhow::Error::msg)?)
             }
             (_, action) => bail!("{reason:?} ends in {action:?}"),
         };
-        if matches!(reason.fate(), Fate::Dropped | Fate::Passed) {
+        if matches!(outcome.action, Action::Drop | Action::Pass) && reason.fate() != Fate::Translated {
             ensure!(outcome.frame == frame, "{reason:?}, but the frame was changed");
         }
         Ok(Seen { reason, sent })
@@ -105,7 +112,7 @@ impl Lab {
     ///
     /// Those of reading the map.
     pub fn grant(&self, backend: u32, class: u32) -> Result<[u64; 4]> {
-        let state = self.maps.grant_state.get(&nat_common::abi::config::grant_slot(backend, class), 0)?;
+        let state = self.maps.grant_state.get(&nat_common::abi::grant::grant_slot(backend, class), 0)?;
         Ok([state.flows, state.opened, state.refused, state.refused_table])
     }
 }

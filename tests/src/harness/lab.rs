@@ -116,7 +116,7 @@ impl Lab {
         let mut lab =
             Self { world, maps, namespace, now: START, programs, pins, _entered: entered, _pass: passes };
         plan::fill(&lab.world, &lab.namespace, &mut lab.maps, START)?;
-        let control = Control {
+        let mut control = Control {
             bank: 0,
             epoch: 1,
             heartbeat: START,
@@ -125,7 +125,9 @@ impl Lab {
             guarded: lab.world.guarded.into(),
             generation: 1,
             test_tick: START,
+            ..Control::default()
         };
+        plan::control(&lab.world, &mut control);
         lab.maps.control.set(0, control, 0)?;
         Ok(lab)
     }
@@ -234,7 +236,11 @@ impl Lab {
     /// Those of writing the maps.
     pub fn rewrite_backends(&mut self, world: World) -> Result<()> {
         self.world = world;
-        plan::backends(&self.world, &mut self.maps)
+        plan::backends(&self.world, &mut self.maps)?;
+        let mut control = self.maps.control.get(&0, 0)?;
+        plan::control(&self.world, &mut control);
+        control.generation += 1;
+        Ok(self.maps.control.set(0, control, 0)?)
     }
 
     /// Back to the beginning: no flows, nothing counted, and a new time far from the old one.
@@ -298,7 +304,8 @@ fn load(world: &World, index: u32, lower: &str, pins: &Path, object: &[u8]) -> R
         .override_global(names::CONST_TRUNK, &trunk, true)
         .override_global(names::CONST_TEST_CLOCK, &1u32, true)
         .map_max_entries(names::FLOWS, flows)
-        .map_max_entries(names::RECORDS, 8192);
+        .map_max_entries(names::RECORDS, 8192)
+        .map_max_entries(names::TOWARDS, world.max_flows);
     for name in names::PINNED_MAPS {
         loader.map_pin_path(name, pins.join(name));
     }

@@ -6,17 +6,19 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use aya::{
     Pod,
-    maps::{Array, DevMap, HashMap, Map, MapData, PerCpuArray},
+    maps::{Array, DevMap, HashMap, Map, MapData, PerCpuArray, lpm_trie::LpmTrie},
 };
 use nat_common::abi::{
-    config::{
-        BackendInfo, BackendKey, BackendState, Control, Frontend, FrontendKey, Grant, GrantState, Meta,
-        PortConfig, PortTag, Rule, SweepArgs, Table,
-    },
+    config::{Control, Frontend, FrontendKey, Meta, PortConfig, PortTag, SweepArgs, Table},
     counters::Counters,
     flow::{FlowEntry, FlowKey},
+    grant::{
+        BackendInfo, BackendKey, BackendRef, BackendState, Grant, GrantState, PortSet, Quota, Rule, Towards,
+        TowardsKey,
+    },
     names,
-    record::{PortRecord, RecordKey},
+    policy::{Instance, InstanceKey, PolicyMasks, PolicyPrefix, PolicyState},
+    record::{PortRecord, RecordKey, RootKey, RootRecord},
 };
 
 /// Every map that a test reads or writes.
@@ -24,15 +26,25 @@ use nat_common::abi::{
 pub struct Maps {
     pub flows: HashMap<MapData, FlowKey, FlowEntry>,
     pub records: HashMap<MapData, RecordKey, PortRecord>,
+    pub roots: HashMap<MapData, RootKey, RootRecord>,
+    pub pressed: Array<MapData, u64>,
     pub meta: Array<MapData, Meta>,
     pub control: Array<MapData, Control>,
     pub ports: Array<MapData, PortConfig>,
     pub port_by_tag: HashMap<MapData, PortTag, u32>,
     pub port_by_ifindex: HashMap<MapData, u32, u32>,
     pub tx_ports: DevMap<MapData>,
-    pub backends: HashMap<MapData, BackendKey, u32>,
+    pub backends: HashMap<MapData, BackendKey, BackendRef>,
     pub backend_info: Array<MapData, BackendInfo>,
     pub grants: Array<MapData, Grant>,
+    pub sets: Array<MapData, PortSet>,
+    pub quota: Array<MapData, Quota>,
+    pub towards: HashMap<MapData, TowardsKey, Towards>,
+    pub policy_prefixes: LpmTrie<MapData, PolicyPrefix, u64>,
+    pub policy_ports: Array<MapData, u64>,
+    pub policy_masks: Array<MapData, PolicyMasks>,
+    pub policy_state: Array<MapData, PolicyState>,
+    pub instances: HashMap<MapData, InstanceKey, Instance>,
     pub grant_state: Array<MapData, GrantState>,
     pub backend_state: Array<MapData, BackendState>,
     pub rules: Array<MapData, Rule>,
@@ -57,6 +69,8 @@ impl Maps {
         Ok(Self {
             flows: hash(map(names::FLOWS)?, names::FLOWS)?,
             records: hash(map(names::RECORDS)?, names::RECORDS)?,
+            roots: hash(map(names::ROOTS)?, names::ROOTS)?,
+            pressed: array(map(names::PRESSED)?, names::PRESSED)?,
             meta: array(map(names::META)?, names::META)?,
             control: array(map(names::CONTROL)?, names::CONTROL)?,
             ports: array(map(names::PORTS)?, names::PORTS)?,
@@ -66,6 +80,14 @@ impl Maps {
             backends: hash(map(names::BACKENDS)?, names::BACKENDS)?,
             backend_info: array(map(names::BACKEND_INFO)?, names::BACKEND_INFO)?,
             grants: array(map(names::GRANTS)?, names::GRANTS)?,
+            sets: array(map(names::SETS)?, names::SETS)?,
+            quota: array(map(names::QUOTA)?, names::QUOTA)?,
+            towards: hash(map(names::TOWARDS)?, names::TOWARDS)?,
+            policy_prefixes: map(names::POLICY_PREFIXES)?.try_into().context(names::POLICY_PREFIXES)?,
+            policy_ports: array(map(names::POLICY_PORTS)?, names::POLICY_PORTS)?,
+            policy_masks: array(map(names::POLICY_MASKS)?, names::POLICY_MASKS)?,
+            policy_state: array(map(names::POLICY_STATE)?, names::POLICY_STATE)?,
+            instances: hash(map(names::INSTANCES)?, names::INSTANCES)?,
             grant_state: array(map(names::GRANT_STATE)?, names::GRANT_STATE)?,
             backend_state: array(map(names::BACKEND_STATE)?, names::BACKEND_STATE)?,
             rules: array(map(names::RULES)?, names::RULES)?,
@@ -111,11 +133,16 @@ impl Maps {
     pub fn clear(&mut self) -> Result<()> {
         empty(&mut self.flows)?;
         empty(&mut self.records)?;
+        empty(&mut self.roots)?;
+        empty(&mut self.towards)?;
         for index in 0..self.grant_state.len().min(256) {
             self.grant_state.set(index, GrantState::default(), 0)?;
         }
         for index in 0..self.backend_state.len().min(64) {
             self.backend_state.set(index, BackendState::default(), 0)?;
+        }
+        for index in 0..self.quota.len().min(128) {
+            self.quota.set(index, Quota::default(), 0)?;
         }
         self.table.set(0, Table::default(), 0)?;
         Ok(())

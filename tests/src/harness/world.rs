@@ -3,7 +3,10 @@
 
 use nat_common::{
     Tick,
-    abi::config::{ROLE_INSIDE, ROLE_OUTSIDE},
+    abi::{
+        config::{ROLE_INSIDE, ROLE_OUTSIDE},
+        grant::Limits,
+    },
     net::timers::{self, TIMER_CLASSES},
 };
 
@@ -90,6 +93,43 @@ impl Backend {
     }
 }
 
+/// Ports that several backends draw on, the same for every class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Runs of (address, first, count).
+    pub runs: Vec<([u8; 4], u16, u16)>,
+    /// Whether one run is used only when those before it are full.
+    pub ordered: bool,
+    /// Private addresses of its backends.
+    pub backends: Vec<[u8; 4]>,
+}
+
+/// What a policy does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Refuses what backends open.
+    DenyOutbound,
+    /// Refuses what comes for instance IPs.
+    DenyInbound,
+    /// Leaves it untranslated.
+    Bypass,
+}
+
+/// A policy; its index is its slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// What it does.
+    pub act: Act,
+    /// Backends that it is about; empty: everyone.
+    pub backends: Vec<[u8; 4]>,
+    /// The far ends: addresses and prefix lengths.
+    pub remotes: Vec<([u8; 4], u8)>,
+    /// Protocol classes: bit `n` is class `n`.
+    pub classes: u32,
+    /// Destination ports; empty: all.
+    pub ports: Vec<u16>,
+}
+
 /// A gateway's surroundings and configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct World {
@@ -97,6 +137,18 @@ pub struct World {
     pub ports: Vec<Port>,
     /// Backends; the index is the backend slot.
     pub backends: Vec<Backend>,
+    /// Ports that backends share, beside those of their own.
+    pub pools: Vec<Pool>,
+    /// Limits of the only rule.
+    pub limits: Option<Limits>,
+    /// `REFUSAL_*` of the rule, and where there is none.
+    pub on_refusal: u32,
+    /// Policies.
+    pub policies: Vec<Policy>,
+    /// Instance IPs: backend and public address.
+    pub instances: Vec<([u8; 4], [u8; 4])>,
+    /// Whether the outbound rule wins over an instance IP.
+    pub rule_first: bool,
     /// Frontend addresses, and whether the host owns them.
     pub frontends: Vec<([u8; 4], bool)>,
     /// Flows the table has room for.
@@ -136,6 +188,12 @@ impl Default for World {
                 },
             ],
             backends: vec![Backend::paired(WEB, FIRST_PORT, 8), Backend::paired(DB, FIRST_PORT + 8, 8)],
+            pools: vec![],
+            limits: None,
+            on_refusal: 0,
+            policies: vec![],
+            instances: vec![],
+            rule_first: false,
             frontends: vec![(FRONTEND, true)],
             max_flows: 256,
             guaranteed: 128,
