@@ -15,6 +15,8 @@ static LOWER: Global<u32> = Global::new(0);
 static TRUNK: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static TEST_CLOCK: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static DELAY: Global<u32> = Global::new(0);
 
 /// Slot of the port that untagged frames belong to.
 #[inline(always)]
@@ -44,4 +46,10 @@ pub(crate) fn trunk() -> bool {
 #[inline(always)]
 pub(crate) fn test_clock() -> bool {
     TEST_CLOCK.load() != 0
+}
+
+/// The step at which to wait, in tests.
+#[inline(always)]
+pub(crate) fn delay() -> u32 {
+    DELAY.load()
 }

@@ -18,6 +18,7 @@ mod atomic;
 mod classify;
 mod clock;
 mod constants;
+mod delay;
 mod emit;
 mod event;
 mod frame;

@@ -12,13 +12,14 @@ use nat_common::{
     abi::{
         config::CLASSES,
         grant::{PortSet, Segment},
+        names::delay::{BIT_SET, LEAF_SEEN, ROOT_COPIED, ROOT_SET},
         record::{LEAF_PORTS, LEAF_SHIFT, LEAF_WORDS, PortRecord, RecordKey, RootRecord},
     },
     ports::{SEGMENT_MASK, WORD_MASK, free_bit, leaves, valid_bits, within_leaf},
 };
 
 use crate::{
-    atomic,
+    atomic, delay,
     maps::{RECORDS, ROOTS, TABLE},
     ports::{
         CLAIMED, CUT, MOST_TRIES, PHASE_BLIND, PHASE_PICK, PHASE_ROOT, SEARCHING, Search, Tried,
@@ -103,6 +104,7 @@ pub(crate) fn segment(search: &mut Search, set: *const PortSet) -> u32 {
     if search.seen < count {
         return SEARCHING;
     }
+    delay::at(ROOT_COPIED);
     let key = root_key(&search.key, set_id(set), search.slot % CLASSES);
     let Some(root) = ROOTS.get_ptr(&key) else {
         search.phase = PHASE_ROOT;
@@ -175,6 +177,7 @@ fn take(search: &mut Search, segment: &Segment, record: *mut PortRecord, tag: u6
         }
     }
     let port = (search.leaf << LEAF_SHIFT) + (bit & (LEAF_PORTS - 1));
+    delay::at(BIT_SET);
     match attempt_port(search, segment.address, (port as u16).to_be_bytes()) {
         Tried::Claimed => CLAIMED,
         Tried::Taken => SEARCHING,
@@ -192,6 +195,7 @@ fn leaf_is_full(search: &mut Search, set: *const PortSet, leaf: &RecordKey, epoc
     if !still_full(leaf, epoch) {
         return;
     }
+    delay::at(LEAF_SEEN);
     let index = search.segment & SEGMENT_MASK;
     let bit = 1u64 << (search.leaf & 63);
     search.full[index as usize] |= bit;
@@ -202,6 +206,7 @@ fn leaf_is_full(search: &mut Search, set: *const PortSet, leaf: &RecordKey, epoc
     unsafe {
         atomic::fetch_add(&raw mut (*root).pending, 1);
         atomic::fetch_or(full_of(root, index), bit);
+        delay::at(ROOT_SET);
         if !still_full(leaf, epoch) || atomic::load(&raw const (*root).tag) != key.tag() {
             atomic::fetch_and(full_of(root, index), !bit);
             atomic::fetch_add(&raw mut (*root).epoch, 1);

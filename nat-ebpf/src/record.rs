@@ -6,6 +6,7 @@ use nat_common::{
         config::{CLASSES, banked},
         flow::FlowKey,
         grant::{Grant, PortSet},
+        names::delay::{BIT_CLEAR, FLOW_GONE},
         record::{PortRecord, RecordKey, RootKey, RootRecord, pressed_slot},
     },
     ports::{SEGMENT_MASK, WORD_MASK, leaf_of, segment_of},
@@ -13,7 +14,7 @@ use nat_common::{
 
 use crate::{
     allocate::NOEXIST,
-    atomic,
+    atomic, delay,
     maps::{CONTROL, GRANTS, PRESSED, RECORDS, ROOTS, SETS, TABLE},
     ports::Search,
 };
@@ -105,6 +106,7 @@ pub(crate) fn release(slot: u32, key: &FlowKey, address: [u8; 4], port: [u8; 2])
     if pressed(key, class).is_none_or(|pressed| unsafe { *pressed } == 0) {
         return;
     }
+    delay::at(FLOW_GONE);
     if let Some(found) = RECORDS.get_ptr_mut(&record_key(key, address, leaf_of(port), class)) {
         let bit = u32::from(u16::from_be_bytes(port));
         // SAFETY: words of a map value. In a recycled record a bit that is cleared by mistake costs one try.
@@ -113,6 +115,7 @@ pub(crate) fn release(slot: u32, key: &FlowKey, address: [u8; 4], port: [u8; 2])
             atomic::fetch_add(&raw mut (*found).epoch, 1);
         }
     }
+    delay::at(BIT_CLEAR);
     let Some(control) = CONTROL.get_ptr(0) else { return };
     // SAFETY: array element.
     let bank = unsafe { core::ptr::read_volatile(&raw const (*control).bank) };

@@ -166,7 +166,10 @@ fn sixteen_addresses_are_searched_to_the_last_port_in_bounded_pieces() {
     assert!(cut > 2, "a search of a million ports for one packet");
     let reasons: HashSet<Reason> =
         (0..260).map(|_| lab.send(0, &udp(DB, 3, SERVER)).expect("one verdict").reason).collect();
-    assert!(reasons.contains(&Reason::NoFreePort) && !reasons.contains(&Reason::TranslatedOut), "{reasons:?}");
+    assert!(
+        reasons.contains(&Reason::NoFreePort) && !reasons.contains(&Reason::TranslatedOut),
+        "{reasons:?}"
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use nat_common::abi::{counters::Reason, grant::Limits};
+use nat_common::abi::{counters::Reason, grant::Limits, names};
 use nat_tests::{
     case::arriving,
     harness::{
@@ -79,10 +79,21 @@ fn churn(world: World, ports: u16, rounds: usize) {
         }
     });
     let counters = lab.maps.sum_counters().expect("counters");
-    let refused = counters.packets[Reason::NoFreePort as usize] + counters.packets[Reason::SearchCut as usize];
+    let refused =
+        counters.packets[Reason::NoFreePort as usize] + counters.packets[Reason::SearchCut as usize];
     assert_eq!(refused, 1, "refusals; {} packets lost", lost.load(Ordering::Relaxed));
     assert_eq!(lab.run(0, &one_more.syn).expect("runs").action, Action::Drop, "there are no more ports");
     assert_eq!(lab.audit().expect("audit"), usize::from(ports));
+}
+
+/// The same with a wait in the window of each race in turn.
+#[test]
+fn with_a_wait_at_every_step() {
+    for delay in names::delay::ALL {
+        println!("waiting at step {delay}");
+        let runs = (1..=4u16).map(|leaf| (FRONTEND, leaf * 1024, 4)).collect();
+        churn(World { delay, ..world(runs) }, 16, 400);
+    }
 }
 
 #[test]

@@ -303,6 +303,7 @@ fn load(world: &World, index: u32, lower: &str, pins: &Path, object: &[u8]) -> R
         .override_global(names::CONST_LOWER, &index, true)
         .override_global(names::CONST_TRUNK, &trunk, true)
         .override_global(names::CONST_TEST_CLOCK, &1u32, true)
+        .override_global(names::CONST_DELAY, &world.delay, true)
         .map_max_entries(names::FLOWS, flows)
         .map_max_entries(names::RECORDS, 8192)
         .map_max_entries(names::TOWARDS, world.max_flows);

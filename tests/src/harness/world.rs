@@ -149,6 +149,8 @@ pub struct World {
     pub instances: Vec<([u8; 4], [u8; 4])>,
     /// Whether the outbound rule wins over an instance IP.
     pub rule_first: bool,
+    /// Where CPUs wait for each other (`nat_common::abi::names::delay`); 0: nowhere.
+    pub delay: u32,
     /// Frontend addresses, and whether the host owns them.
     pub frontends: Vec<([u8; 4], bool)>,
     /// Flows the table has room for.
@@ -194,6 +196,7 @@ impl Default for World {
             policies: vec![],
             instances: vec![],
             rule_first: false,
+            delay: 0,
             frontends: vec![(FRONTEND, true)],
             max_flows: 256,
             guaranteed: 128,
