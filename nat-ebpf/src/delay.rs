@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use crate::constants;
 
 /// Turns of a wait: some microseconds, long enough for several packets of another CPU.
-const TURNS: u32 = 512;
+const TURNS: u32 = 4096;
 
 /// Waits if `step` (`nat_common::abi::names::delay`) is the one; every second time, so that waiting and going on meet.
 #[inline(always)]
