@@ -91,8 +91,8 @@ fn churn(world: World, ports: u16, rounds: usize) {
 fn with_a_wait_at_every_step() {
     for delay in names::delay::ALL {
         println!("waiting at step {delay}");
-        let runs = (1..=4u16).map(|leaf| (FRONTEND, leaf * 1024, 4)).collect();
-        churn(World { delay, ..world(runs) }, 16, 400);
+        let runs = (1..=3u16).map(|leaf| (FRONTEND, leaf * 1024, 2)).collect();
+        churn(World { delay, ..world(runs) }, 6, 4000);
     }
 }
 
