@@ -10,7 +10,14 @@ use std::{
     thread,
 };
 
-use nat_common::abi::{counters::Reason, grant::Limits, names};
+use nat_common::abi::{
+    counters::Reason,
+    grant::Limits,
+    names::{
+        self,
+        delay::{LEAF_SEEN, ROOT_COPIED, ROOT_SET},
+    },
+};
 use nat_tests::{
     case::arriving,
     harness::{
@@ -86,11 +93,12 @@ fn churn(world: World, ports: u16, rounds: usize) {
     assert_eq!(lab.audit().expect("audit"), usize::from(ports));
 }
 
-/// The same with a wait in the window of each race in turn.
+/// The same with a wait in the window of each race in turn, and in several at once.
 #[test]
 fn with_a_wait_at_every_step() {
-    for delay in names::delay::ALL {
-        println!("waiting at step {delay}");
+    let together = [LEAF_SEEN | ROOT_SET, LEAF_SEEN | ROOT_SET | ROOT_COPIED, u32::MAX];
+    for delay in names::delay::ALL.into_iter().chain(together) {
+        println!("waiting at {delay:#b}");
         let runs = (1..=3u16).map(|leaf| (FRONTEND, leaf * 1024, 2)).collect();
         churn(World { delay, ..world(runs) }, 6, 4000);
     }

@@ -123,7 +123,7 @@ pub const CONST_LOWER: &str = "LOWER";
 pub const CONST_TRUNK: &str = "TRUNK";
 /// Load-time constant (`u32`): 1 in tests, where time is [`super::config::Control::test_tick`].
 pub const CONST_TEST_CLOCK: &str = "TEST_CLOCK";
-/// Load-time constant (`u32`): in tests, the step ([`delay`]) at which a CPU lets the others go ahead; else 0.
+/// Load-time constant (`u32`): in tests, the steps ([`delay`], ORed) at which a CPU lets the others go ahead; else 0.
 pub const CONST_DELAY: &str = "DELAY";
 
 /// Values of [`CONST_DELAY`]: where a race has its window.
@@ -131,15 +131,15 @@ pub mod delay {
     /// A port's bit is set, the port not yet tried.
     pub const BIT_SET: u32 = 1;
     /// A leaf was seen to be full, its root does not say so yet.
-    pub const LEAF_SEEN: u32 = 2;
+    pub const LEAF_SEEN: u32 = 1 << 1;
     /// A root says that a leaf is full, which was not yet looked at again.
-    pub const ROOT_SET: u32 = 3;
+    pub const ROOT_SET: u32 = 1 << 2;
     /// A root was copied, its epoch not yet compared.
-    pub const ROOT_COPIED: u32 = 4;
+    pub const ROOT_COPIED: u32 = 1 << 3;
     /// A flow has left the table, its port's bit is still set.
-    pub const FLOW_GONE: u32 = 5;
+    pub const FLOW_GONE: u32 = 1 << 4;
     /// A port's bit is clear, that of its leaf in the root is still set.
-    pub const BIT_CLEAR: u32 = 6;
+    pub const BIT_CLEAR: u32 = 1 << 5;
     /// Every step.
     pub const ALL: [u32; 6] = [BIT_SET, LEAF_SEEN, ROOT_SET, ROOT_COPIED, FLOW_GONE, BIT_CLEAR];
 }
