@@ -288,15 +288,17 @@ fn a_kill_during_apply_leaves_one_or_the_other() -> Result<()> {
     ensure!(expected[0].len() == 1500 && expected[0].is_disjoint(&expected[1]));
     let (stop, applied) = (AtomicBool::new(false), [AtomicU32::new(0), AtomicU32::new(0)]);
     thread::scope(|scope| -> Result<()> {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                for (file, applied) in files.iter().zip(&applied) {
+        // Two at a time, so that the daemon has always the other one to do.
+        for (file, applied) in files.iter().zip(&applied) {
+            let (stop, network) = (&stop, &network);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
                     // Refused whenever there is no daemon.
-                    let done = try_apply(&network, file.path()).is_ok_and(|said| said.status.success());
+                    let done = try_apply(network, file.path()).is_ok_and(|said| said.status.success());
                     applied.fetch_add(u32::from(done), Ordering::Relaxed);
                 }
-            }
-        });
+            });
+        }
         let rounds = (0..ROUNDS).try_for_each(|round| {
             gateway.run()?;
             // Spread over a few applies; what is hit is up to the machine.
