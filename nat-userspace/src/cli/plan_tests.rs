@@ -67,6 +67,16 @@ fn programs_see_everything() {
 }
 
 #[test]
+fn another_name_is_refused() {
+    let instance = Instance { name: "lab".to_owned(), ..example::instance() };
+    let said = text(&document(&instance, &config(8, "")));
+    assert!(
+        said.contains("name is default: refused unless the daemon was started with `--name lab`"),
+        "{said}"
+    );
+}
+
+#[test]
 fn what_is_in_force_changes_nothing() {
     let gateway = config(64, "");
     let plan = plan::plan(&gateway, None, &NoFlows).expect("it fits");

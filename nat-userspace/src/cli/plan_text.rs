@@ -53,12 +53,18 @@ pub(super) fn write(out: &mut dyn Write, style: Style, document: &Document) -> i
         });
     render::table(out, style, &columns, &lines)?;
     for restart in &document.restart {
-        let (in_force, configured) = (&restart.in_force, &restart.configured);
-        writeln!(
-            out,
-            "{} stays {in_force}: {configured} takes effect after `natgw detach` and a new start",
-            restart.setting
-        )?;
+        let (setting, in_force, configured) = (restart.setting, &restart.in_force, &restart.configured);
+        if setting == "name" {
+            writeln!(
+                out,
+                "name is {configured}: refused unless the daemon was started with `--name {in_force}`"
+            )?;
+        } else {
+            writeln!(
+                out,
+                "{setting} stays {in_force}: {configured} takes effect after `natgw detach` and a new start"
+            )?;
+        }
     }
     let unchanged = diff.blocks.iter().filter(|block| !block.is_change()).count();
     if unchanged > 0 {
