@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use super::{plan::Reading, plan_text, read};
+use super::{plan::Reading, read};
 use crate::{
     config::{self, ConfigError},
     daemon::{
@@ -20,7 +20,6 @@ use crate::{
         pin::Instance,
         tables::{TableError, Tables},
     },
-    plan::diff,
 };
 
 const EXAMPLES: &str = "\
@@ -67,10 +66,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let instance = Instance::new(args.name.as_deref().unwrap_or(&gateway.name))?;
     let name = instance.name();
     let socket = args.socket.clone().unwrap_or_else(|| instance.socket());
-    let before = match Tables::open(name) {
-        Ok(tables) => Some(Reading::of(&tables)?),
+    let reading = || Reading::of(&Tables::open(name)?);
+    let before = match reading() {
         Err(TableError::NoInstance { .. }) => None,
-        Err(error) => return Err(error.into()),
+        read => Some(read?),
     };
     let Some(status) = client::apply(&socket, &ApplyRequest { file: shown.clone(), text })? else {
         bail!(
@@ -87,11 +86,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         bail!("{error}");
     }
-    let after = Reading::of(&Tables::open(name)?)?;
-    let before = before.context("the instance was made while it was read")?;
-    let changed = diff::diff(&before.plan, &after.plan, &before.flows);
+    // It is in force: what cannot be read now is no failure of it.
+    let changed = match (before, reading()) {
+        (Some(before), Ok(after)) => before.summary(&after),
+        (None, _) => "everything is new".to_owned(),
+        (_, Err(error)) => format!("what has changed cannot be read: {error}"),
+    };
     let mut out = io::stdout().lock();
-    writeln!(out, "in force after {} ms: {}", status.reload.milliseconds, plan_text::summary(&changed, 0))?;
+    writeln!(out, "in force after {} ms: {changed}", status.reload.milliseconds)?;
     if let Some(note) = temporary(&status, &file) {
         writeln!(out, "{note}")?;
     }

@@ -131,7 +131,7 @@ impl Document {
             Err(TableError::NoInstance { .. }) => {
                 let plan = plan::plan(gateway, None, &NoFlows)?;
                 let diff = diff::diff(&PortPlan::default(), &plan, &FlowCounts::default());
-                let interfaces = interfaces(None, gateway);
+                let interfaces = interfaces(&Roles::new(), &configured(gateway));
                 return Ok(Self { name: name.to_owned(), interfaces, diff, ..Self::default() });
             }
             opened => opened?,
@@ -142,24 +142,18 @@ impl Document {
         Ok(Self {
             name: name.to_owned(),
             running: true,
-            interfaces: interfaces(Some(&before.instance), gateway),
+            interfaces: interfaces(&in_force(&before.instance), &configured(gateway)),
             restart: restart(&before.instance, gateway),
             diff: diff::diff(&before.plan, &after, &before.flows),
         })
-    }
-
-    /// Whether a reload would change anything.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.interfaces.is_empty() && self.diff.is_empty()
     }
 }
 
 /// What is in force, and the flows under it.
 pub(super) struct Reading {
     instance: Instance,
-    pub(super) plan: PortPlan,
-    pub(super) flows: FlowCounts,
+    plan: PortPlan,
+    flows: FlowCounts,
 }
 
 impl Reading {
@@ -168,6 +162,12 @@ impl Reading {
         let live = read::flows(tables, &instance, &Filter::default())?;
         let flows = live.flows.iter().map(place).collect();
         Ok(Self { plan: bank::plan_of(&instance), instance, flows })
+    }
+
+    /// How `after` differs, in a sentence.
+    pub(super) fn summary(&self, after: &Self) -> String {
+        let interfaces = interfaces(&in_force(&self.instance), &in_force(&after.instance));
+        plan_text::summary(&diff::diff(&self.plan, &after.plan, &self.flows), interfaces.len())
     }
 }
 
@@ -180,16 +180,26 @@ fn place(flow: &Flow) -> FlowPlace {
     }
 }
 
-fn interfaces(before: Option<&Instance>, gateway: &Gateway) -> Vec<InterfaceChange> {
-    let mut roles: BTreeMap<&str, (u8, u8)> = BTreeMap::new();
-    for port in before.iter().flat_map(|instance| &instance.interfaces).filter(|port| port.role != 0) {
-        roles.entry(name_of(&port.name)).or_default().0 = port.role;
-    }
+/// Roles by interface.
+type Roles<'a> = BTreeMap<&'a str, u8>;
+
+fn in_force(instance: &Instance) -> Roles<'_> {
+    let used = instance.interfaces.iter().filter(|port| port.role != 0);
+    used.map(|port| (name_of(&port.name), port.role)).collect()
+}
+
+fn configured(gateway: &Gateway) -> Roles<'_> {
+    let mut roles = Roles::new();
     for (names, role) in [(&gateway.inside, ROLE_INSIDE), (&gateway.outside, ROLE_OUTSIDE)] {
-        for name in names {
-            roles.entry(name).or_default().1 |= role;
-        }
+        names.iter().for_each(|name| *roles.entry(name).or_default() |= role);
     }
+    roles
+}
+
+fn interfaces(before: &Roles<'_>, after: &Roles<'_>) -> Vec<InterfaceChange> {
+    let mut roles: BTreeMap<&str, (u8, u8)> = BTreeMap::new();
+    before.iter().for_each(|(name, role)| roles.entry(name).or_default().0 = *role);
+    after.iter().for_each(|(name, role)| roles.entry(name).or_default().1 = *role);
     let named = |role: u8| (role != 0).then(|| role_name(role));
     let differ = roles.into_iter().filter(|(_, (before, after))| before != after);
     differ

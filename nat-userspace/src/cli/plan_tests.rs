@@ -38,7 +38,7 @@ fn document(instance: &Instance, gateway: &Gateway) -> Document {
     Document {
         name: instance.name.clone(),
         running: true,
-        interfaces: interfaces(Some(instance), gateway),
+        interfaces: interfaces(&in_force(instance), &configured(gateway)),
         restart: restart(instance, gateway),
         diff: diff::diff(&before, &after, &flows),
     }

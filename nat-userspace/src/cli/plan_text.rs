@@ -70,9 +70,6 @@ pub(super) fn write(out: &mut dyn Write, style: Style, document: &Document) -> i
     if unchanged > 0 {
         writeln!(out, "{} unchanged", units::counted(unchanged, "port block"))?;
     }
-    if document.is_empty() {
-        return writeln!(out, "nothing changes");
-    }
     writeln!(out, "{}", summary(diff, document.interfaces.len()))
 }
 
@@ -106,7 +103,10 @@ pub(super) fn summary(diff: &PlanDiff, interfaces: usize) -> String {
     };
     let verb = if parts.iter().map(|(number, _)| number).sum::<usize>() == 1 { "changes" } else { "change" };
     let list = parts.iter().map(counted).collect::<Vec<_>>().join(", ");
-    let list = if list.is_empty() { "nothing changes".to_owned() } else { format!("{list} {verb}") };
+    if list.is_empty() {
+        return "nothing changes".to_owned();
+    }
+    let list = format!("{list} {verb}");
     let flows = match diff.totals.flows_draining {
         0 => "no live flow is on a port that goes away".to_owned(),
         1 => "1 live flow on a port that goes away: it finishes, nothing is cut".to_owned(),
