@@ -2,10 +2,13 @@
 //! Command line: one file per verb, each with its `Args` (whose doc comments are the help) and
 //! `run(&Args) -> anyhow::Result<ExitCode>`.
 
+pub mod apply;
 pub mod check;
 pub mod demo;
 pub mod detach;
 pub mod flows;
+pub mod plan;
+mod plan_text;
 pub mod ports;
 pub mod read;
 pub mod render;
@@ -46,7 +49,8 @@ Start with:
   sudo natgw run --config natgw.toml    translate; logs `ready` when packets are being translated
   sudo natgw status                     is it translating, since when, what needs attention
 
-Then, also while the daemon is down: natgw flows, natgw ports, natgw stats. To end: natgw detach.
+Then, also while the daemon is down: natgw flows, natgw ports, natgw stats. To change the
+configuration: natgw plan shows what would change, natgw apply does it. To end: natgw detach.
 `natgw <command> --help` explains each. Exit codes: 0 done, 1 failed, 2 usage or configuration.";
 
 /// Also says whether this binary carries the BPF object.
@@ -63,6 +67,8 @@ const LONG_VERSION: &str = if include_bytes!(concat!(env!("OUT_DIR"), "/natgw.bp
 enum Command {
     Run(run::Args),
     Check(check::Args),
+    Plan(plan::Args),
+    Apply(apply::Args),
     Status(status::Args),
     Flows(flows::Args),
     Ports(ports::Args),
@@ -84,6 +90,8 @@ impl Cli {
                 Ok(ExitCode::SUCCESS)
             }
             Some(Command::Check(args)) => check::run(args),
+            Some(Command::Plan(args)) => plan::run(args),
+            Some(Command::Apply(args)) => apply::run(args),
             Some(Command::Run(args)) => run::run(args),
             Some(Command::Detach(args)) => detach::run(args),
             Some(Command::Status(args)) => status::run(args),

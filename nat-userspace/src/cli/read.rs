@@ -49,7 +49,8 @@ pub struct ReadArgs {
     pub socket: Option<PathBuf>,
 }
 
-fn instance_name(text: &str) -> Result<String, String> {
+/// Checks the name of an instance.
+pub(super) fn instance_name(text: &str) -> Result<String, String> {
     pin::Instance::new(text).map(|instance| instance.name().to_owned()).map_err(|error| error.to_string())
 }
 

@@ -110,6 +110,7 @@ fn keys(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String
 fn every_field_of_every_document_is_documented() {
     let documents = [
         include_str!("snapshots/flows.json"),
+        include_str!("snapshots/plan.json"),
         include_str!("snapshots/ports.json"),
         include_str!("snapshots/ports_by_destination.json"),
         include_str!("snapshots/stats.json"),

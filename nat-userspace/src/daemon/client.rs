@@ -8,10 +8,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 
-use super::status::{DaemonStatus, Failure, ReloadStatus};
+use super::{
+    http::LARGEST,
+    status::{ApplyRequest, ApplyStatus, DaemonStatus, Failure, ReloadStatus},
+};
 
 /// How long a command waits for an answer. A reload with a thousand backends takes a fraction of it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// When the socket may not be opened, or the daemon does not answer in time or not as expected.
 pub fn status(path: &Path) -> Result<Option<DaemonStatus>> {
-    ask(path, "GET", "/v1/status")
+    ask(path, "GET", "/v1/status", &[])
 }
 
 /// Has the daemon reload its configuration; `None`: no daemon listens there.
@@ -31,10 +34,27 @@ pub fn status(path: &Path) -> Result<Option<DaemonStatus>> {
 ///
 /// As [`status`]. A configuration that was refused is not an error here: see [`ReloadStatus::ok`].
 pub fn reload(path: &Path) -> Result<Option<ReloadStatus>> {
-    ask(path, "POST", "/v1/reload")
+    ask(path, "POST", "/v1/reload", &[])
 }
 
-fn ask<T: DeserializeOwned>(path: &Path, method: &str, resource: &str) -> Result<Option<T>> {
+/// Has the daemon put another configuration in force; `None`: no daemon listens there.
+///
+/// # Errors
+///
+/// As [`status`], or the text is too large. A configuration that was refused is not an error here: see
+/// [`ReloadStatus::ok`].
+pub fn apply(path: &Path, request: &ApplyRequest) -> Result<Option<ApplyStatus>> {
+    let body = serde_json::to_vec(request).context("encoding the request")?;
+    ensure!(
+        body.len() <= LARGEST,
+        "`{}` takes {} bytes as JSON, and the daemon takes {LARGEST}: write backends as prefixes",
+        request.file,
+        body.len()
+    );
+    ask(path, "POST", "/v1/apply", &body)
+}
+
+fn ask<T: DeserializeOwned>(path: &Path, method: &str, resource: &str, body: &[u8]) -> Result<Option<T>> {
     let mut stream = match UnixStream::connect(path) {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
@@ -44,7 +64,7 @@ fn ask<T: DeserializeOwned>(path: &Path, method: &str, resource: &str) -> Result
             return Err(error).with_context(|| format!("opening control socket `{}`", path.display()));
         }
     };
-    let answer = exchange(&mut stream, method, resource)
+    let answer = exchange(&mut stream, method, resource, body)
         .with_context(|| format!("asking the daemon at `{}`", path.display()))?;
     let (head, body) = split(&answer)
         .with_context(|| format!("`{}` does not answer in HTTP: is it natgw's?", path.display()))?;
@@ -58,13 +78,12 @@ fn ask<T: DeserializeOwned>(path: &Path, method: &str, resource: &str) -> Result
     bail!("the daemon at `{}` says: {}", path.display(), failure.error)
 }
 
-fn exchange(stream: &mut UnixStream, method: &str, resource: &str) -> io::Result<Vec<u8>> {
+fn exchange(stream: &mut UnixStream, method: &str, resource: &str, body: &[u8]) -> io::Result<Vec<u8>> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(
-        stream,
-        "{method} {resource} HTTP/1.1\r\nHost: natgw\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-    )?;
+    let head = format!("{method} {resource} HTTP/1.1\r\nHost: natgw\r\nConnection: close\r\n");
+    write!(stream, "{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len())?;
+    stream.write_all(body)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     Ok(answer)
@@ -87,6 +106,15 @@ mod tests {
         assert_eq!(split(answer), Some(("HTTP/1.1 200 OK", &b"{}"[..])));
         assert_eq!(split(b"SSH-2.0-x\r\n\r\n"), None);
         assert_eq!(split(b"HTTP/1.1 200 OK\r\n"), None);
+    }
+
+    #[test]
+    fn a_text_that_the_daemon_would_not_take_is_not_sent() {
+        let request = ApplyRequest { file: "big.toml".to_owned(), text: "#".repeat(LARGEST) };
+        let error = apply(Path::new("/nonexistent/natgw.sock"), &request).expect_err("too large");
+        assert!(error.to_string().starts_with("`big.toml` takes 41943"), "{error}");
+        let request = ApplyRequest { text: String::new(), ..request };
+        assert_eq!(apply(Path::new("/nonexistent/natgw.sock"), &request).ok(), Some(None));
     }
 
     #[test]

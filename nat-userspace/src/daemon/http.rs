@@ -11,7 +11,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use axum::{
     Json, Router,
-    extract::State,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State, rejection::BytesRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -24,8 +25,11 @@ use tracing::warn;
 
 use super::{
     Event,
-    status::{DaemonStatus, Failure, ReloadStatus},
+    status::{ApplyRequest, ApplyStatus, DaemonStatus, Failure, ReloadStatus},
 };
+
+/// Largest body of a request, in bytes: more than 4,096 backends with names take.
+pub(super) const LARGEST: usize = 4 << 20;
 
 /// A question to the loop, with the way back.
 #[derive(Debug)]
@@ -34,6 +38,8 @@ pub(super) enum Ask {
     Status(oneshot::Sender<Box<DaemonStatus>>),
     /// `POST /v1/reload`.
     Reload(oneshot::Sender<ReloadStatus>),
+    /// `POST /v1/apply`.
+    Apply(Box<ApplyRequest>, oneshot::Sender<ApplyStatus>),
 }
 
 /// Removes the socket file when the daemon ends; a later one replaces it if that did not happen.
@@ -66,7 +72,9 @@ pub(super) fn serve(path: &Path, events: Sender<Event>) -> Result<Socket> {
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
+        .route("/v1/apply", post(apply))
         .fallback(unknown)
+        .layer(DefaultBodyLimit::max(LARGEST))
         .with_state(events);
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -86,6 +94,25 @@ async fn reload(State(events): State<Sender<Event>>) -> Response {
     answered(events, Ask::Reload(answer), wait).await
 }
 
+async fn apply(State(events): State<Sender<Event>>, body: Result<Bytes, BytesRejection>) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            return failure(error.status(), &format!("the request is larger than {LARGEST} bytes"));
+        }
+        Err(error) => return failure(error.status(), &error.body_text()),
+    };
+    let request = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(error) => {
+            let text = format!("the request is not {{\"file\": …, \"text\": …}}: {error}");
+            return failure(StatusCode::BAD_REQUEST, &text);
+        }
+    };
+    let (answer, wait) = oneshot::channel();
+    answered(events, Ask::Apply(Box::new(request), answer), wait).await
+}
+
 async fn answered<T: serde::Serialize>(
     events: Sender<Event>,
     ask: Ask,
@@ -100,7 +127,7 @@ async fn answered<T: serde::Serialize>(
 }
 
 async fn unknown() -> Response {
-    failure(StatusCode::NOT_FOUND, "there is GET /v1/status and POST /v1/reload")
+    failure(StatusCode::NOT_FOUND, "there is GET /v1/status, POST /v1/reload and POST /v1/apply")
 }
 
 fn failure(code: StatusCode, text: &str) -> Response {

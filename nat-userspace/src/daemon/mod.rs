@@ -4,6 +4,7 @@
 mod addresses;
 pub mod client;
 mod detach;
+mod drain;
 mod events;
 mod gateway;
 mod hops;
@@ -13,6 +14,7 @@ mod lock;
 pub mod netlink;
 mod notify;
 mod offload;
+mod reload;
 mod report;
 mod ring;
 mod run;
@@ -38,8 +40,8 @@ enum Event {
     Ring(Vec<nat_common::abi::event::Event>),
     /// Time has passed.
     Tick,
-    /// A sweep has ended.
-    Swept(Box<sweep::Sweeper>, anyhow::Result<sweep::Pass>),
+    /// A sweep has ended, and with it a look at addresses that are to go.
+    Swept(Box<sweep::Sweeper>, anyhow::Result<sweep::Pass>, Option<drain::Seen>),
     /// A question over the control socket.
     Http(http::Ask),
 }

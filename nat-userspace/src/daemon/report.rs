@@ -18,7 +18,7 @@ impl Daemon {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             name: self.gateway.instance().name().to_owned(),
-            config: self.options.config.display().to_string(),
+            config: self.in_force.display().to_string(),
             started: self.started,
             ready: self.ready,
             interfaces: self.interfaces(),

@@ -21,6 +21,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     Event, Stop,
+    drain::{self, Drain},
     events::{Recent, Report, Reporter, seconds},
     gateway::Gateway,
     hops::{self, Hops},
@@ -59,7 +60,24 @@ impl Options {
     ///
     /// As [`config::load`].
     pub fn load(&self) -> Result<(config::Gateway, Vec<String>), config::ConfigError> {
-        let (mut gateway, warnings) = config::load(&self.config)?;
+        Ok(self.take(config::load(&self.config)?))
+    }
+
+    /// As [`Self::load`], of a text that `file` names in messages.
+    ///
+    /// # Errors
+    ///
+    /// As [`config::parse`].
+    pub(super) fn parse(
+        &self,
+        file: &str,
+        text: String,
+    ) -> Result<(config::Gateway, Vec<String>), config::ConfigError> {
+        Ok(self.take(config::parse(file, text)?))
+    }
+
+    fn take(&self, loaded: (config::Gateway, Vec<config::Warning>)) -> (config::Gateway, Vec<String>) {
+        let (mut gateway, warnings) = loaded;
         if let Some(name) = &self.name {
             gateway.name.clone_from(name);
         }
@@ -68,7 +86,7 @@ impl Options {
         for warning in &warnings {
             warn!("{warning}");
         }
-        Ok((gateway, warnings))
+        (gateway, warnings)
     }
 }
 
@@ -163,17 +181,21 @@ pub(super) struct Daemon {
     sweeper: Option<Sweeper>,
     next_sweep: Instant,
     pub(super) sweep: SweepStatus,
+    pub(super) drain: Drain,
     watchdog: Option<Duration>,
     last_alive: Instant,
     pub(super) started: u64,
     pub(super) ready: Option<u64>,
     pub(super) last_reload: Option<ReloadStatus>,
+    /// File that the configuration in force is from.
+    pub(super) in_force: PathBuf,
 }
 
 impl Daemon {
     fn new(gateway: Gateway, sweeper: Sweeper, options: Options, events: Sender<Event>) -> Self {
         let mut daemon = Self {
             gateway,
+            in_force: options.config.clone(),
             options,
             events,
             hops: Hops::default(),
@@ -183,6 +205,7 @@ impl Daemon {
             sweeper: Some(sweeper),
             next_sweep: Instant::now(),
             sweep: SweepStatus::default(),
+            drain: Drain::default(),
             watchdog: notify::watchdog(),
             last_alive: Instant::now(),
             started: seconds(SystemTime::now()),
@@ -206,17 +229,29 @@ impl Daemon {
                 Event::Changed(changes) => self.changed(changes).await,
                 Event::Ring(records) => self.report(&records).await,
                 Event::Tick => self.tick().await,
-                Event::Swept(sweeper, pass) => self.swept(sweeper, pass),
+                Event::Swept(sweeper, pass, seen) => {
+                    self.swept(sweeper, pass);
+                    self.drained(seen).await;
+                }
                 // Whoever asked may have gone away meanwhile.
                 Event::Http(Ask::Status(answer)) => drop(answer.send(Box::new(self.status()))),
                 Event::Http(Ask::Reload(answer)) => drop(answer.send(self.reload().await)),
+                Event::Http(Ask::Apply(request, answer)) => drop(answer.send(self.apply(*request).await)),
             }
         }
     }
 
-    fn failed(&mut self, error: &anyhow::Error) {
+    pub(super) fn failed(&mut self, error: &anyhow::Error) {
         error!("{error:#}");
         self.errors.push(format!("{error:#}"));
+    }
+
+    /// As [`Self::failed`], of what is tried again and again: said once.
+    pub(super) fn failed_again(&mut self, error: &anyhow::Error) {
+        let text = format!("{error:#}");
+        if self.errors.last() != Some(text.as_str()) {
+            self.failed(error);
+        }
     }
 
     async fn tick(&mut self) {
@@ -231,10 +266,12 @@ impl Daemon {
             && let Some(mut sweeper) = self.sweeper.take()
         {
             let events = self.events.clone();
+            let look = self.drain.look(&self.gateway);
             task::spawn_blocking(move || {
                 let pass = sweeper.run();
+                let seen = look.map(drain::Look::take);
                 // Fails only when the loop has ended.
-                drop(events.blocking_send(Event::Swept(Box::new(sweeper), pass)));
+                drop(events.blocking_send(Event::Swept(Box::new(sweeper), pass, seen)));
             });
         }
         if !self.gateway.is_complete() {
@@ -286,17 +323,11 @@ impl Daemon {
                     self.follow_logs();
                 }
             }
-            Err(error) => {
-                let text = format!("{error:#}");
-                // Tried again with every tick: said once.
-                if self.errors.last() != Some(text.as_str()) {
-                    self.failed(&error);
-                }
-            }
+            Err(error) => self.failed_again(&error),
         }
     }
 
-    async fn learn_routes(&mut self) {
+    pub(super) async fn learn_routes(&mut self) {
         let netlink = self.gateway.netlink().clone();
         match netlink.neighbours().await {
             Ok(neighbours) => {
@@ -344,36 +375,8 @@ impl Daemon {
         self.resolve().await;
     }
 
-    async fn reload(&mut self) -> ReloadStatus {
-        let start = Instant::now();
-        notify::reloading();
-        let loaded = self.options.load().map_err(anyhow::Error::from);
-        let result = match loaded {
-            Ok((config, warnings)) => self.gateway.reload(config).await.map(|()| warnings),
-            Err(error) => Err(error),
-        };
-        let mut status = ReloadStatus { at: seconds(SystemTime::now()), ..ReloadStatus::default() };
-        match result {
-            Ok(warnings) => {
-                self.follow_logs();
-                self.learn_routes().await;
-                status = ReloadStatus { ok: true, warnings, ..status };
-                info!("configuration reloaded in {} ms", start.elapsed().as_millis());
-            }
-            Err(error) => {
-                let error = error.context("reload refused, the old configuration stays in force");
-                self.failed(&error);
-                status.error = Some(format!("{error:#}"));
-            }
-        }
-        status.milliseconds = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_reload = Some(status.clone());
-        notify::ready();
-        status
-    }
-
     /// Reads the log buffers of programs that were loaded since the last call.
-    fn follow_logs(&mut self) {
+    pub(super) fn follow_logs(&mut self) {
         if self.options.bpf_log == LogLevel::default() {
             return;
         }

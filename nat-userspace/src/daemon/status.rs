@@ -12,7 +12,7 @@ pub struct DaemonStatus {
     pub version: String,
     /// Instance.
     pub name: String,
-    /// Configuration file as given to `run`.
+    /// File that the configuration in force is from: that of `run`, or that of the last `apply`.
     pub config: String,
     /// When the process started.
     pub started: u64,
@@ -20,7 +20,7 @@ pub struct DaemonStatus {
     pub ready: Option<u64>,
     /// Configured interfaces.
     pub interfaces: Vec<InterfaceStatus>,
-    /// The last reload that was asked for, successful or not.
+    /// The last reload or `apply` that was asked for, successful or not.
     pub last_reload: Option<ReloadStatus>,
     /// The idle sweep.
     pub sweep: SweepStatus,
@@ -51,7 +51,28 @@ pub struct InterfaceStatus {
     pub address: Option<std::net::Ipv4Addr>,
 }
 
-/// How a reload went.
+/// Body of `POST /v1/apply`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyRequest {
+    /// File that the text is from: names it in messages.
+    pub file: String,
+    /// Configuration, TOML.
+    pub text: String,
+}
+
+/// How an `apply` went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyStatus {
+    /// As of a reload.
+    #[serde(flatten)]
+    pub reload: ReloadStatus,
+    /// Whether it is the configuration that is wrong.
+    pub invalid: bool,
+    /// File that the daemon was started with: where SIGHUP and a restart lead back to.
+    pub started_with: String,
+}
+
+/// How a reload or an `apply` went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadStatus {
     /// When.

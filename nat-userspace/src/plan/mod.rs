@@ -13,8 +13,10 @@
 //! and versions follow the previous plan in every case.
 
 mod capacity;
+pub mod diff;
 mod layout;
 mod model;
+mod runs;
 mod slots;
 mod space;
 #[cfg(test)]
@@ -26,6 +28,7 @@ pub use self::{
         BackendSlot, CLASS_COUNT, Claimed, FrontendSlot, LiveSlots, NoFlows, PortPlan, RuleSlot, Status,
         segments,
     },
+    runs::{Change, Run},
     space::{FIRST_PORT, STATIC_PORTS},
 };
 use crate::config::{Gateway, grouped};

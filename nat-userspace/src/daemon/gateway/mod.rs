@@ -6,6 +6,7 @@
 //! forward more than it did before.
 
 mod change;
+mod release;
 
 use std::collections::BTreeMap;
 

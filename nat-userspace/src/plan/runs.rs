@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which ports a plan gives a backend, as runs: the only place of [`super::diff`] that knows how a plan holds them.
+
+use std::net::Ipv4Addr;
+
+use nat_common::abi::config::Segment;
+use serde::Serialize;
+
+use super::model::{PortPlan, segments};
+
+/// A run of ports on one frontend address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Run {
+    /// Address.
+    pub frontend: Ipv4Addr,
+    /// First and last port.
+    pub range: [u16; 2],
+}
+
+/// What becomes of the ports of a backend and protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// The same ports.
+    Kept,
+    /// Some of the ports go away, others come.
+    Moved,
+    /// All it had, and more.
+    Grown,
+    /// Part of what it had.
+    Shrunk,
+    /// It had none.
+    New,
+    /// It gets none.
+    Gone,
+}
+
+/// What a backend has for a protocol.
+#[derive(Debug, Default)]
+pub(super) struct Ports {
+    /// Rule that it comes from.
+    pub(super) rule: Option<String>,
+    /// In order, adjacent runs joined: equal ports are equal runs.
+    pub(super) runs: Vec<Run>,
+}
+
+impl Ports {
+    /// Whether `port` of `frontend` is among them.
+    pub(super) fn contains(&self, frontend: Ipv4Addr, port: u16) -> bool {
+        self.runs.iter().any(|run| run.covers(&Run { frontend, range: [port, port] }))
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        // As runs are joined, a run lies in one run or in none.
+        other.runs.iter().all(|inner| self.runs.iter().any(|outer| outer.covers(inner)))
+    }
+
+    /// What becomes of them if `after` takes their place.
+    pub(super) fn compare(&self, after: &Self) -> Change {
+        match (self.runs.is_empty(), after.runs.is_empty()) {
+            _ if self.runs == after.runs => Change::Kept,
+            (true, _) => Change::New,
+            (_, true) => Change::Gone,
+            _ if after.covers(self) => Change::Grown,
+            _ if self.covers(after) => Change::Shrunk,
+            _ => Change::Moved,
+        }
+    }
+}
+
+impl Run {
+    fn covers(&self, inner: &Self) -> bool {
+        let ([first, last], [start, end]) = (self.range, inner.range);
+        self.frontend == inner.frontend && first <= start && end <= last
+    }
+}
+
+/// The ports that `plan` gives the backend in `slot` for `class`.
+pub(super) fn ports(plan: &PortPlan, slot: Option<u32>, class: u32) -> Ports {
+    let of_backend = slot.and_then(|slot| plan.grants.get(slot as usize));
+    let Some(grant) = of_backend.map(|classes| &classes[class as usize]).filter(|grant| grant.ports > 0)
+    else {
+        return Ports::default();
+    };
+    let rule = plan.rules.get(grant.rule as usize).and_then(Option::as_ref);
+    let used = segments(grant).iter().filter(|segment| segment.count > 0);
+    let run = |segment: &Segment| Run {
+        frontend: segment.address.into(),
+        range: [segment.first, segment.first + (segment.count - 1)],
+    };
+    Ports { rule: rule.map(|rule| rule.name.clone()), runs: joined(used.map(run).collect()) }
+}
+
+fn joined(mut runs: Vec<Run>) -> Vec<Run> {
+    runs.sort_unstable();
+    let mut out: Vec<Run> = Vec::with_capacity(runs.len());
+    for run in runs {
+        let follows = |last: &Run| {
+            last.frontend == run.frontend && u32::from(last.range[1]) + 1 == u32::from(run.range[0])
+        };
+        match out.last_mut().filter(|last| follows(last)) {
+            Some(last) => last.range[1] = run.range[1],
+            None => out.push(run),
+        }
+    }
+    out
+}
