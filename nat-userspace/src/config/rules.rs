@@ -8,7 +8,10 @@ use std::{
     ops::Range,
 };
 
-use nat_common::abi::config::{CLASS_NAMES, MAX_RULES, MAX_SEGMENTS};
+use nat_common::abi::{
+    config::{CLASS_NAMES, MAX_RULES},
+    grant::MAX_SEGMENTS,
+};
 use toml::Spanned;
 
 use super::{
