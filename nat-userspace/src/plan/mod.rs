@@ -53,8 +53,8 @@ pub fn plan(
     previous: Option<&PortPlan>,
     live: &dyn LiveSlots,
 ) -> Result<PortPlan, PlanError> {
-    let first = PortPlan { max_backends: table_size(gateway), ..PortPlan::default() };
-    let previous = previous.unwrap_or(&first);
+    let nothing = PortPlan::default();
+    let previous = previous.unwrap_or(&nothing);
     let mut plan = slots::assign(gateway, previous, live)?;
     let laid = attempts::lay_out(gateway, previous)?;
     sets::fill(gateway, previous, &laid, &mut plan);

@@ -34,7 +34,7 @@ pub type Claimed = [[u8; CLAIMED_BYTES]; CLASS_COUNT];
 pub struct PortPlan {
     /// How many plans came before in this instance; [`nat_common::abi::config::Control::generation`] when in force.
     pub generation: u32,
-    /// Backends that the tables are made for.
+    /// Backends that the tables are made for; 0: not made yet.
     pub max_backends: u32,
     /// By backend slot.
     pub backends: Vec<Option<BackendSlot>>,

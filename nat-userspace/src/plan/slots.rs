@@ -11,7 +11,7 @@ use nat_common::abi::config::{MAX_FRONTENDS, MAX_RULES};
 
 use super::{
     PlanError,
-    model::{BackendSlot, FrontendSlot, LiveSlots, PortPlan, RuleSlot, Status},
+    model::{BackendSlot, FrontendSlot, LiveSlots, PortPlan, RuleSlot, Status, table_size},
     rules,
 };
 use crate::config::{Gateway, Pool};
@@ -22,9 +22,13 @@ pub(super) fn assign(
     previous: &PortPlan,
     live: &dyn LiveSlots,
 ) -> Result<PortPlan, PlanError> {
+    let max_backends = match previous.max_backends {
+        0 => table_size(gateway),
+        made_for => made_for,
+    };
     let backends = Table {
         kind: "backends",
-        limit: previous.max_backends as usize,
+        limit: max_backends as usize,
         key: |backend: &BackendSlot| backend.address,
         drained: |slot, backend: &BackendSlot| {
             live.backend_slot_has_flows(slot)
@@ -55,7 +59,7 @@ pub(super) fn assign(
     }
     Ok(PortPlan {
         generation: previous.generation.wrapping_add(1),
-        max_backends: previous.max_backends,
+        max_backends,
         backends: backends.assign(&previous.backends, configured)?,
         frontends: frontends.assign(&previous.frontends, configured_frontends(gateway))?,
         rules: rules.assign(&previous.rules, gateway.rules.iter().map(rules::slot).collect())?,
