@@ -8,14 +8,16 @@ use std::{
 };
 
 use nat_common::abi::{
-    config::{
-        BackendInfo, BackendKey, BackendState, Control, Frontend, FrontendKey, Grant, GrantState, IcmpBudget,
-        Meta, PortConfig, PortTag, Rule, SweepArgs, Table,
-    },
+    config::{Control, Frontend, FrontendKey, IcmpBudget, Meta, PortConfig, PortTag, SweepArgs, Table},
     counters::{Counters, Fate, Reason},
     flow::{FlowEntry, FlowKey},
+    grant::{
+        BackendInfo, BackendKey, BackendRef, BackendState, Grant, GrantState, PortSet, Quota, Rule,
+        TowardsKey,
+    },
     names,
-    record::{PortRecord, RecordKey},
+    policy::{Instance, InstanceKey, PolicyInfo, PolicyMasks, PolicyPrefix, PolicyState},
+    record::{PortRecord, RecordKey, RootKey, RootRecord},
 };
 
 fn root() -> PathBuf {
@@ -68,14 +70,26 @@ fn maps() -> Vec<(&'static str, usize, usize)> {
     vec![
         (names::FLOWS, size_of::<FlowKey>(), size_of::<FlowEntry>()),
         (names::RECORDS, size_of::<RecordKey>(), size_of::<PortRecord>()),
+        (names::ROOTS, size_of::<RootKey>(), size_of::<RootRecord>()),
+        (names::PRESSED, INDEX, size_of::<u64>()),
         (names::META, INDEX, size_of::<Meta>()),
         (names::CONTROL, INDEX, size_of::<Control>()),
         (names::PORTS, INDEX, size_of::<PortConfig>()),
         (names::PORT_BY_TAG, size_of::<PortTag>(), INDEX),
         (names::PORT_BY_IFINDEX, INDEX, INDEX),
-        (names::BACKENDS, size_of::<BackendKey>(), INDEX),
+        (names::BACKENDS, size_of::<BackendKey>(), size_of::<BackendRef>()),
         (names::BACKEND_INFO, INDEX, size_of::<BackendInfo>()),
         (names::GRANTS, INDEX, size_of::<Grant>()),
+        (names::SETS, INDEX, size_of::<PortSet>()),
+        (names::QUOTA, INDEX, size_of::<Quota>()),
+        (names::TOWARDS, size_of::<TowardsKey>(), size_of::<u64>()),
+        // The kernel's key begins with the length of the prefix.
+        (names::POLICY_PREFIXES, INDEX + size_of::<PolicyPrefix>(), size_of::<u64>()),
+        (names::POLICY_PORTS, INDEX, size_of::<u64>()),
+        (names::POLICY_MASKS, INDEX, size_of::<PolicyMasks>()),
+        (names::POLICY_INFO, INDEX, size_of::<PolicyInfo>()),
+        (names::POLICY_STATE, INDEX, size_of::<PolicyState>()),
+        (names::INSTANCES, size_of::<InstanceKey>(), size_of::<Instance>()),
         (names::GRANT_STATE, INDEX, size_of::<GrantState>()),
         (names::BACKEND_STATE, INDEX, size_of::<BackendState>()),
         (names::RULES, INDEX, size_of::<Rule>()),

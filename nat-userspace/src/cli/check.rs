@@ -2,7 +2,7 @@
 //! `natgw check`: is the configuration right, and which ports would each backend get.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap, HashSet},
     fmt::Write as _,
     io::{self, Write as _},
     net::Ipv4Addr,
@@ -11,12 +11,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use nat_common::abi::config::{CLASS_NAMES, Segment};
+use nat_common::abi::{config::CLASS_NAMES, grant::Segment};
 use serde::Serialize;
 
 use crate::{
-    config::{self, Backend, Gateway, OutboundRule, grouped},
-    plan::{self, CLASS_COUNT, NoFlows, PortPlan, STATIC_PORTS, segments},
+    config::{self, Allocation, Backend, Gateway, OutboundRule, grouped},
+    plan::{self, CLASS_COUNT, DYNAMIC_PORTS, NoFlows, PortPlan, STATIC_PORTS, segments},
 };
 
 /// Check a configuration and print its port plan
@@ -31,7 +31,7 @@ pub struct Args {
     /// Configuration file
     #[arg(long, short, value_name = "FILE", default_value = "/etc/natgw/natgw.toml")]
     pub config: PathBuf,
-    /// Print the plan as JSON: [{rule, backend, name, frontend, frontend_name, protocol, range, ports}]
+    /// Print the plan as JSON: [{rule, backend, name, frontend, frontend_name, protocol, range, ports, shared, backends}]
     #[arg(long)]
     pub json: bool,
 }
@@ -65,13 +65,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// One piece of a backend's ports of one protocol.
+/// One piece of a backend's ports of one protocol, or of those that backends share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Row<'a> {
     /// Outbound rule.
     pub rule: &'a str,
-    /// Address of the backend.
-    pub backend: Ipv4Addr,
+    /// Address of the backend; `null`: shared ports.
+    pub backend: Option<Ipv4Addr>,
     /// Its configured name.
     pub name: Option<&'a str>,
     /// Frontend address.
@@ -84,6 +84,10 @@ pub struct Row<'a> {
     pub range: [u16; 2],
     /// Number of ports.
     pub ports: u16,
+    /// Whether backends share them.
+    pub shared: bool,
+    /// How many backends may use them.
+    pub backends: u64,
 }
 
 /// The plan, one entry for each piece and protocol, in the order of rules and their backends.
@@ -123,7 +127,8 @@ struct Printer<'a, 'p> {
     frontend_names: HashMap<Ipv4Addr, &'a str>,
 }
 
-type Whose<'a> = (&'a OutboundRule, &'a Backend);
+/// Rule; backend, or how many share.
+type Whose<'a> = (&'a OutboundRule, Result<&'a Backend, u64>);
 
 impl<'a, 'p> Printer<'a, 'p> {
     fn new(gateway: &'a Gateway, plan: &'p PortPlan) -> Self {
@@ -144,28 +149,44 @@ impl<'a, 'p> Printer<'a, 'p> {
             .collect();
         let mut rows = Vec::new();
         for rule in &self.gateway.rules {
+            let classes = rule.protocol.classes();
+            let mut sharing: BTreeMap<Vec<u32>, u64> = BTreeMap::new();
             for backend in self.gateway.backends_of(rule) {
                 let Some(slot) = slots.get(&backend.address) else { continue };
                 let grants = &self.plan.grants[*slot];
-                let of_class = |class: &u32| (*class, segments(&grants[*class as usize]));
-                let by_class: Vec<_> = rule.protocol.classes().iter().map(of_class).collect();
-                each((rule, backend), &by_class, &mut rows);
+                let of_class = |class: &u32| (*class, self.segments(grants[*class as usize].own));
+                let by_class: Vec<_> = classes.iter().map(of_class).collect();
+                each((rule, Ok(backend)), &by_class, &mut rows);
+                let shared = classes.iter().map(|class| grants[*class as usize].shared).collect();
+                *sharing.entry(shared).or_default() += 1;
+            }
+            for (sets, backends) in sharing {
+                let by_class: Vec<_> =
+                    classes.iter().zip(sets).map(|(class, set)| (*class, self.segments(set))).collect();
+                each((rule, Err(backends)), &by_class, &mut rows);
             }
         }
         rows
     }
 
-    fn row(&self, (rule, backend): Whose<'a>, protocol: &'static str, segment: &Segment) -> Row<'a> {
+    fn segments(&self, set: u32) -> &'p [Segment] {
+        self.plan.set(set).map(segments).unwrap_or_default()
+    }
+
+    fn row(&self, (rule, whose): Whose<'a>, protocol: &'static str, segment: &Segment) -> Row<'a> {
         let frontend = Ipv4Addr::from(segment.address);
+        let backend = whose.ok();
         Row {
             rule: &rule.name,
-            backend: backend.address,
-            name: backend.name.as_deref(),
+            backend: backend.map(|backend| backend.address),
+            name: backend.and_then(|backend| backend.name.as_deref()),
             frontend,
             frontend_name: self.frontend_names.get(&frontend).copied().unwrap_or_default(),
             protocol,
             range: [segment.first, segment.first + (segment.count - 1)],
             ports: segment.count,
+            shared: backend.is_none(),
+            backends: whose.err().unwrap_or(1),
         }
     }
 }
@@ -178,9 +199,11 @@ const BACKEND_WIDTH: usize = 30;
 fn text(gateway: &Gateway, plan: &PortPlan) -> String {
     let rows = collapsed(gateway, plan);
     let table = rows.iter().map(|row| {
-        let backend = match row.name {
-            Some(name) => format!("{} ({name})", row.backend),
-            None => row.backend.to_string(),
+        let backend = match (row.backend, row.name) {
+            (Some(backend), Some(name)) => format!("{backend} ({name})"),
+            (Some(backend), None) => backend.to_string(),
+            (None, _) if row.backends == 1 => "1 backend".to_owned(),
+            (None, _) => format!("{} backends share", grouped(row.backends)),
         };
         vec![
             shortened(row.rule, RULE_WIDTH),
@@ -213,11 +236,22 @@ fn text(gateway: &Gateway, plan: &PortPlan) -> String {
 /// Per frontend address, the ports of each class that are committed.
 fn totals(gateway: &Gateway, plan: &PortPlan) -> Vec<Vec<String>> {
     let mut committed: HashMap<[u8; 4], [u32; CLASS_COUNT]> = HashMap::new();
-    for grants in &plan.grants {
-        for (class, grant) in grants.iter().enumerate() {
-            for segment in segments(grant) {
-                committed.entry(segment.address).or_default()[class] += u32::from(segment.count);
-            }
+    let numbers = plan.grants.iter().flat_map(|grants| {
+        grants.iter().enumerate().flat_map(|(class, grant)| [(class, grant.own), (class, grant.shared)])
+    });
+    let sets: HashSet<(usize, u32)> = numbers.collect();
+    let known = sets.into_iter().filter_map(|(class, set)| Some((class, plan.set(set)?)));
+    for (class, set) in known {
+        for segment in segments(set) {
+            committed.entry(segment.address).or_default()[class] += u32::from(segment.count);
+        }
+    }
+    let mut dynamic: HashMap<Ipv4Addr, [bool; CLASS_COUNT]> = HashMap::new();
+    for rule in gateway.rules.iter().filter(|rule| rule.allocation == Allocation::Dynamic) {
+        for address in gateway.addresses_of(rule) {
+            rule.protocol.classes().iter().for_each(|class| {
+                dynamic.entry(address).or_default()[*class as usize] = true;
+            });
         }
     }
     let mut lines = Vec::new();
@@ -225,7 +259,11 @@ fn totals(gateway: &Gateway, plan: &PortPlan) -> Vec<Vec<String>> {
         for address in &frontend.addresses {
             let mut line = vec![shortened(&frontend.name, RULE_WIDTH), address.to_string()];
             let counts = committed.get(&address.octets()).copied().unwrap_or_default();
-            line.extend(counts.map(|count| format!("{} of {}", grouped(count), grouped(STATIC_PORTS))));
+            let dynamic = dynamic.get(address).copied().unwrap_or_default();
+            line.extend(counts.iter().zip(dynamic).map(|(count, dynamic)| {
+                let all = if dynamic { DYNAMIC_PORTS } else { STATIC_PORTS };
+                format!("{} of {}", grouped(*count), grouped(all))
+            }));
             lines.push(line);
         }
     }
@@ -325,7 +363,8 @@ fe1       203.0.113.11  1,024 of 64,000  1,024 of 64,000  1,024 of 64,000
             json[4],
             serde_json::json!({
                 "rule": "web-out", "backend": "10.0.2.7", "name": "db1", "frontend": "203.0.113.11",
-                "frontend_name": "fe1", "protocol": "udp", "range": [1024, 2047], "ports": 1024
+                "frontend_name": "fe1", "protocol": "udp", "range": [1024, 2047], "ports": 1024,
+                "shared": false, "backends": 1
             })
         );
         assert_eq!(json[0]["name"], serde_json::Value::Null);

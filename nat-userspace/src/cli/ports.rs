@@ -10,9 +10,10 @@ use super::{
     watch::{self, Format},
 };
 use crate::view::{
+    destinations::DestinationRow,
     flows::Filter,
     instance::Instance,
-    ports::{DestinationRow, PortRow, PortUse},
+    ports::{PortRow, PortUse},
 };
 
 /// From this share on, in percent, port use is worth a look.
@@ -59,7 +60,8 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     watch::repeat(&args.read, |out, format, _| {
         let (tables, instance, presence) = args.read.read(format)?;
-        let filter = args.filter(&instance)?;
+        // Of every backend: what one can have of shared ports depends on the others.
+        let filter = Filter { backend: None, ..args.filter(&instance)? };
         let flows = read::flows(&tables, &instance, &filter)?;
         let ports = PortUse::of(&instance, &flows.flows);
         print(out, format, args, &instance, presence, &ports)?;
@@ -83,8 +85,8 @@ fn print(
     ports: &PortUse<'_>,
 ) -> anyhow::Result<()> {
     let filter = args.filter(instance)?;
-    let admits = |backend: std::net::Ipv4Addr, protocol: &str| {
-        filter.backend.is_none_or(|wanted| backend.octets() == wanted)
+    let admits = |backend: Option<std::net::Ipv4Addr>, protocol: &str| {
+        filter.backend.is_none_or(|wanted| backend.is_some_and(|backend| backend.octets() == wanted))
             && filter.class.is_none_or(|wanted| protocol == crate::view::flows::class_name(wanted))
     };
     let headline = |what: &str| {
@@ -92,7 +94,8 @@ fn print(
         format.style.paint(line.0, &line.1).into_owned()
     };
     if args.by_destination {
-        let rows = ports.by_destination(if args.limit == 0 { usize::MAX } else { args.limit });
+        let limit = if args.limit == 0 { usize::MAX } else { args.limit };
+        let rows = ports.by_destination(limit, filter.backend);
         if format.json {
             return render::array(out, rows.iter(), format.one_line);
         }
@@ -108,8 +111,12 @@ fn print(
     Ok(render::table(out, format.style, &columns(), &rows)?)
 }
 
-fn backend(address: std::net::Ipv4Addr, name: Option<&str>) -> Cell {
-    name.map_or_else(|| address.into(), |name| format!("{name} ({address})").into())
+fn backend(address: Option<std::net::Ipv4Addr>, name: Option<&str>) -> Cell {
+    match (address, name) {
+        (None, _) => "(shared)".into(),
+        (Some(address), Some(name)) => format!("{name} ({address})").into(),
+        (Some(address), None) => address.into(),
+    }
 }
 
 fn share(used: u64, of: u64) -> Cell {

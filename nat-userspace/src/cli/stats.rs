@@ -82,7 +82,7 @@ pub(super) fn read(tables: &Tables, instance: &Instance) -> Result<Stats, TableE
         earlier = later;
         later = Reading::of(&tables.counters()?);
     }
-    Ok(Stats::new(&instance.name, &later, earlier.judge(&later), instance.table))
+    Ok(Stats::new(instance, &later, earlier.judge(&later)))
 }
 
 /// A line of the table: a reason, or the sum of a fate.

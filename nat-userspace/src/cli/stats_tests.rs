@@ -8,7 +8,7 @@ use crate::{
 
 fn stats() -> Stats {
     let reading = Reading::of(&example::counters());
-    Stats::new("default", &reading, reading.judge(&reading), example::instance().table)
+    Stats::new(&example::instance(), &reading, reading.judge(&reading))
 }
 
 fn shown(all: bool, presence: Presence, stats: &Stats) -> Vec<u8> {

@@ -194,12 +194,13 @@ fn flow_facts(out: &mut dyn Write, style: Style, status: &Status) -> anyhow::Res
     }
     if let Some(worst) = &status.worst_port_use {
         let name = worst.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+        let whose =
+            worst.backend.map_or_else(|| format!("rule {}", worst.rule), |backend| backend.to_string());
         let text = format!(
-            "{} of {} {} ports of {}{name} in use for {} ({}%)",
+            "{} of {} {} ports of {whose}{name} in use for {} ({}%)",
             units::grouped(worst.used),
             units::grouped(worst.allocated),
             worst.protocol,
-            worst.backend,
             worst.destination,
             units::percent(worst.used.into(), worst.allocated.into())
         );

@@ -46,7 +46,7 @@ fn status(attachments: &[Attachment], daemon: Option<&DaemonStatus>, unpaired: u
         instance: &instance,
         flows: &example::every_flow(&instance),
         unpaired,
-        stats: &Stats::new("default", &reading, reading.judge(&reading), instance.table),
+        stats: &Stats::new(&instance, &reading, reading.judge(&reading)),
         attachments,
         modes: &HashMap::from([(2, "native"), (3, "generic")]),
         daemon,

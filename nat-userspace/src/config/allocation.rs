@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How many ports a rule gives each backend: blocks of its own, or a share of all.
 
-use nat_common::abi::config::MAX_SEGMENTS;
+use nat_common::abi::grant::MAX_SEGMENTS;
 use toml::Spanned;
 
 use super::{

@@ -129,10 +129,6 @@ fn check(text: &str, report: &mut Report) -> Option<Gateway> {
 
 /// Why the ports asked for cannot be given: every rule that asks too much for itself, else whatever else it is.
 fn plan_errors(gateway: &Gateway) -> Vec<PlanError> {
-    // The planner lays out static blocks only: to be removed together with that.
-    if gateway.rules.iter().any(|rule| rule.allocation == Allocation::Dynamic) {
-        return Vec::new();
-    }
     let errors = plan::over_committed(gateway);
     if !errors.is_empty() {
         return errors;

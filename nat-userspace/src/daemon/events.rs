@@ -147,7 +147,10 @@ pub(super) fn seconds(time: SystemTime) -> u64 {
 mod tests {
     use super::*;
     use crate::plan::{BackendSlot, RuleSlot, Status};
-    use nat_common::abi::{config::Grant, flow::FlowKey};
+    use nat_common::abi::{
+        flow::FlowKey,
+        grant::{Grant, Limits},
+    };
 
     fn plan() -> PortPlan {
         let backend = BackendSlot {
@@ -156,12 +159,19 @@ mod tests {
             pool: "web".to_owned(),
             status: Status::Configured,
         };
-        let rule = RuleSlot { name: "web-out".to_owned(), timeouts: [0; 8], status: Status::Configured };
+        let rule = RuleSlot {
+            name: "web-out".to_owned(),
+            timeouts: [0; 8],
+            status: Status::Configured,
+            on_refusal: 0,
+            flags: 0,
+            limits: Limits::default(),
+        };
         PortPlan {
             backends: vec![Some(backend)],
-            frontends: Vec::new(),
             rules: vec![Some(rule)],
             grants: vec![[Grant::default(); 3]],
+            ..PortPlan::default()
         }
     }
 

@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Fills the bank of configuration that is not in use, and reads back the one that is.
 
-use std::{cell::OnceCell, collections::HashSet, net::Ipv4Addr};
+use std::{cell::OnceCell, collections::HashSet, hash::Hash, net::Ipv4Addr};
 
 use anyhow::{Context as _, Result};
-use aya::{
-    Pod,
-    maps::{Array, HashMap, MapData},
-};
-use bytemuck::Zeroable as _;
+use aya::maps::{Array, MapData};
+use bytemuck::{Pod, Zeroable as _};
 use nat_common::abi::{
     config::{
-        BANKS, BackendInfo, BackendKey, CLASSES, Control, FRONTEND_LOCAL, Frontend, FrontendKey, Grant,
-        MAX_BACKENDS, MAX_FRONTENDS, MAX_RULES, Rule, backend_index, frontend_index, grant_index, grant_slot,
-        name_of, rule_index,
+        BANKS, CLASSES, Control, FRONTEND_DRAINING, FRONTEND_LOCAL, Frontend, FrontendKey, MAX_FRONTENDS,
+        MAX_RULES, banked, padded,
     },
+    flow::HALF_OUTBOUND,
+    grant::{BackendInfo, BackendKey, BackendRef, Grant, PortSet, Rule, grant_slot},
     names,
 };
 
-use super::{pin::Instance, tables::Tables};
+use super::{pin::Instance, policy, tables::Tables};
 use crate::{
-    plan::{BackendSlot, CLASS_COUNT, FrontendSlot, LiveSlots, PortPlan, RuleSlot, Status},
+    plan::{
+        BackendSlot, CLASS_COUNT, FrontendSlot, LiveSlots, PolicyPlan, PolicySlot, PortPlan, RuleSlot, Status,
+    },
     view,
 };
 
@@ -89,88 +89,140 @@ pub fn shares(max_flows: u32, backends: u32) -> (u32, u32) {
     (guaranteed, max_flows.saturating_sub(guaranteed.saturating_mul(backends)))
 }
 
-/// Writes `plan` into the bank that is not in force. `owned` are the host's own addresses.
+/// How many slots of each bank may hold something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Filled {
+    /// Backend slots.
+    pub backends: u32,
+    /// Set slots.
+    pub sets: u32,
+}
+
+impl Filled {
+    /// What `plan` fills.
+    #[must_use]
+    pub fn by(plan: &PortPlan) -> Self {
+        let count = |length| u32::try_from(length).unwrap_or(u32::MAX);
+        Self { backends: plan.backend_slots(), sets: count(plan.sets.len()) }
+    }
+
+    /// As many slots as either.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        const fn max(a: u32, b: u32) -> u32 {
+            if a > b { a } else { b }
+        }
+        Self { backends: max(self.backends, other.backends), sets: max(self.sets, other.sets) }
+    }
+}
+
+/// Writes `plan` into the bank that is not in force, which held at most `before`. `owned` are the host's own addresses.
 ///
 /// # Errors
 ///
 /// When the kernel refuses a write. The bank in force is untouched.
-pub fn fill(instance: &Instance, bank: u32, plan: &PortPlan, owned: &HashSet<Ipv4Addr>) -> Result<()> {
-    fill_backends(instance, bank, plan)?;
-    fill_grants(instance, bank, plan)?;
-    let mut rules: Array<MapData, Rule> = instance.array(names::RULES)?;
-    for slot in 0..MAX_RULES {
-        let rule = at(&plan.rules, slot).map_or_else(Rule::zeroed, RuleSlot::to_abi);
-        set(&mut rules, names::RULES, rule_index(bank, slot), rule)?;
-    }
-    fill_frontends(instance, bank, plan, owned)
+pub fn fill(
+    instance: &Instance,
+    bank: u32,
+    plan: &PortPlan,
+    owned: &HashSet<Ipv4Addr>,
+    before: Filled,
+) -> Result<()> {
+    let slots = Filled::by(plan).or(before);
+    fill_backends(instance, bank, plan, slots.backends)?;
+    let sets = |slot: u32| plan.sets.get(slot as usize).copied().unwrap_or_default();
+    fill_array::<PortSet>(instance, names::SETS, bank, slots.sets, sets)?;
+    let rule = |slot| at(&plan.rules, slot).map_or_else(Rule::zeroed, RuleSlot::to_abi);
+    fill_array::<Rule>(instance, names::RULES, bank, MAX_RULES, rule)?;
+    fill_frontends(instance, bank, plan, owned)?;
+    policy::fill(instance, bank, plan)
 }
 
 fn at<T>(slots: &[Option<T>], slot: u32) -> Option<&T> {
     slots.get(slot as usize).and_then(Option::as_ref)
 }
 
-fn set<V: Pod>(map: &mut Array<MapData, V>, name: &str, index: u32, value: V) -> Result<()> {
-    map.set(index, value, 0).with_context(|| format!("writing map `{name}` at {index}"))
+/// Writes the first `count` slots of one bank of an array.
+pub(super) fn fill_array<V: Pod>(
+    instance: &Instance,
+    map: &'static str,
+    bank: u32,
+    count: u32,
+    value: impl Fn(u32) -> V,
+) -> Result<()> {
+    let array = instance.typed::<u32, V>(map)?;
+    let count = count.min(array.max_entries() / BANKS);
+    let entries: Vec<(u32, V)> = (0..count).map(|slot| (banked(bank, slot), value(slot))).collect();
+    array.write(&entries).with_context(|| format!("writing map `{map}`"))
 }
 
-fn fill_backends(instance: &Instance, bank: u32, plan: &PortPlan) -> Result<()> {
-    let mut keys: HashMap<MapData, BackendKey, u32> = instance.hash(names::BACKENDS)?;
-    let stale: Vec<BackendKey> = keys.keys().filter_map(Result::ok).filter(|key| key.bank == bank).collect();
-    for key in stale {
-        keys.remove(&key).context("removing an old key of map `BACKENDS`")?;
-    }
-    let mut infos: Array<MapData, BackendInfo> = instance.array(names::BACKEND_INFO)?;
-    for slot in 0..MAX_BACKENDS {
-        let backend = at(&plan.backends, slot);
-        let info = backend.map_or_else(BackendInfo::zeroed, BackendSlot::to_abi);
-        set(&mut infos, names::BACKEND_INFO, backend_index(bank, slot), info)?;
-        if let Some(backend) = backend.filter(|backend| backend.status == Status::Configured) {
-            let key = BackendKey { address: backend.address.octets(), bank };
-            keys.insert(key, slot, 0)
-                .with_context(|| format!("writing backend {} to map `BACKENDS`", backend.address))?;
+/// Makes a hash map hold exactly `wanted` of the keys that `ours` tells to be of the bank; what is right is not written.
+pub(super) fn fill_hash<K: Pod + Eq + Hash, V: Pod + PartialEq>(
+    instance: &Instance,
+    name: &'static str,
+    ours: impl Fn(&K) -> bool,
+    wanted: &[(K, V)],
+) -> Result<()> {
+    let map = instance.typed::<K, V>(name)?;
+    let mut known: std::collections::HashMap<K, V> = std::collections::HashMap::new();
+    let mut visit = |key: &K, value: &V| {
+        if ours(key) {
+            known.insert(*key, *value);
         }
-    }
-    Ok(())
+    };
+    map.for_each(&mut visit).with_context(|| format!("reading map `{name}`"))?;
+    let keys: HashSet<K> = wanted.iter().map(|(key, _)| *key).collect();
+    let stale: Vec<K> = known.keys().filter(|key| !keys.contains(*key)).copied().collect();
+    map.remove(&stale).with_context(|| format!("removing old keys of map `{name}`"))?;
+    let changed: Vec<(K, V)> =
+        wanted.iter().filter(|(key, value)| known.get(key) != Some(value)).copied().collect();
+    map.write(&changed).with_context(|| format!("writing map `{name}`"))
 }
 
-fn fill_grants(instance: &Instance, bank: u32, plan: &PortPlan) -> Result<()> {
-    let mut grants: Array<MapData, Grant> = instance.array(names::GRANTS)?;
-    for backend in 0..MAX_BACKENDS {
-        let of_backend = plan.grants.get(backend as usize).copied().unwrap_or_default();
-        for (class, grant) in (0..).zip(of_backend) {
-            let index = grant_index(bank, grant_slot(backend, class));
-            set(&mut grants, names::GRANTS, index, grant)?;
-        }
-    }
-    Ok(())
+fn fill_backends(instance: &Instance, bank: u32, plan: &PortPlan, slots: u32) -> Result<()> {
+    let info = |slot| at(&plan.backends, slot).map_or_else(BackendInfo::zeroed, BackendSlot::to_abi);
+    fill_array::<BackendInfo>(instance, names::BACKEND_INFO, bank, slots, info)?;
+    let grant = |index: u32| {
+        let of_backend = plan.grants.get((index / CLASSES) as usize);
+        of_backend.and_then(|grants| grants.get((index % CLASSES) as usize)).copied().unwrap_or_default()
+    };
+    fill_array::<Grant>(instance, names::GRANTS, bank, grant_slot(slots, 0), grant)?;
+    let instances: std::collections::HashMap<u32, Ipv4Addr> =
+        plan.policy.instances.iter().map(|(address, slot)| (*slot, *address)).collect();
+    let entry = |(slot, backend): (u32, &Option<BackendSlot>)| {
+        let backend = backend.as_ref().filter(|backend| backend.status == Status::Configured)?;
+        let value = BackendRef {
+            slot,
+            instance: instances.get(&slot).map_or([0; 4], Ipv4Addr::octets),
+            policies: plan.policy.of_backend(slot),
+        };
+        Some((BackendKey { address: backend.address.octets(), bank }, value))
+    };
+    let wanted: Vec<(BackendKey, BackendRef)> = (0..).zip(&plan.backends).filter_map(entry).collect();
+    fill_hash(instance, names::BACKENDS, |key: &BackendKey| key.bank == bank, &wanted)
 }
 
 fn fill_frontends(instance: &Instance, bank: u32, plan: &PortPlan, owned: &HashSet<Ipv4Addr>) -> Result<()> {
-    let mut keys: HashMap<MapData, FrontendKey, u32> = instance.hash(names::FRONTENDS)?;
-    let stale: Vec<FrontendKey> = keys.keys().filter_map(Result::ok).filter(|key| key.bank == bank).collect();
-    for key in stale {
-        keys.remove(&key).context("removing an old key of map `FRONTENDS`")?;
-    }
-    let mut infos: Array<MapData, Frontend> = instance.array(names::FRONTEND_INFO)?;
     let claimed = plan.claimed();
-    for slot in 0..MAX_FRONTENDS {
-        let mut value = Frontend::zeroed();
-        if let Some(frontend) = at(&plan.frontends, slot) {
-            value.address = frontend.address.octets();
-            value.flags = local_flag(owned, frontend.address);
-            value.name = nat_common::abi::config::padded(&frontend.name);
-            value.claimed = claimed[slot as usize];
-            let key = FrontendKey { address: value.address, bank };
-            keys.insert(key, slot, 0)
-                .with_context(|| format!("writing frontend {} to map `FRONTENDS`", frontend.address))?;
-        }
-        set(&mut infos, names::FRONTEND_INFO, frontend_index(bank, slot), value)?;
-    }
-    Ok(())
+    let value = |slot| {
+        at(&plan.frontends, slot).map_or_else(Frontend::zeroed, |frontend| Frontend {
+            address: frontend.address.octets(),
+            flags: flags(owned, frontend),
+            name: padded(&frontend.name),
+            claimed: claimed[slot as usize],
+        })
+    };
+    fill_array::<Frontend>(instance, names::FRONTEND_INFO, bank, MAX_FRONTENDS, value)?;
+    let entry = |(slot, frontend): (u32, &Option<FrontendSlot>)| {
+        Some((FrontendKey { address: frontend.as_ref()?.address.octets(), bank }, slot))
+    };
+    let wanted: Vec<(FrontendKey, u32)> = (0..).zip(&plan.frontends).filter_map(entry).collect();
+    fill_hash(instance, names::FRONTENDS, |key: &FrontendKey| key.bank == bank, &wanted)
 }
 
-fn local_flag(owned: &HashSet<Ipv4Addr>, address: Ipv4Addr) -> u32 {
-    if owned.contains(&address) { FRONTEND_LOCAL } else { 0 }
+fn flags(owned: &HashSet<Ipv4Addr>, frontend: &FrontendSlot) -> u32 {
+    let local = if owned.contains(&frontend.address) { FRONTEND_LOCAL } else { 0 };
+    local | if frontend.status == Status::Draining { FRONTEND_DRAINING } else { 0 }
 }
 
 /// Brings [`FRONTEND_LOCAL`] of the bank in force up to date with the host's addresses.
@@ -187,46 +239,51 @@ pub fn refresh_owned(
     let mut infos: Array<MapData, Frontend> = instance.array(names::FRONTEND_INFO)?;
     for (slot, frontend) in (0..).zip(&plan.frontends) {
         let Some(frontend) = frontend else { continue };
-        let index = frontend_index(bank, slot);
+        let index = banked(bank, slot);
         let mut value = infos.get(&index, 0).context("reading map `FRONTEND_INFO`")?;
-        let flags = local_flag(owned, frontend.address);
+        let flags = flags(owned, frontend);
         if value.flags != flags {
             value.flags = flags;
-            set(&mut infos, names::FRONTEND_INFO, index, value)?;
+            infos.set(index, value, 0).context("writing map `FRONTEND_INFO`")?;
         }
     }
     Ok(())
 }
 
-/// The plan that the bank in force was filled from.
+/// The plan that the bank in force was filled from, as far as the next one needs it.
 #[must_use]
 pub fn plan_of(tables: &view::instance::Instance) -> PortPlan {
-    let mut grants: Vec<[Grant; CLASS_COUNT]> = tables
-        .grants
-        .chunks(CLASSES as usize)
-        .map(|of_backend| {
-            let mut known = [Grant::default(); CLASS_COUNT];
-            known.copy_from_slice(&of_backend[..CLASS_COUNT]);
-            known
-        })
-        .collect();
-    // A grant without ports still counts: its version has to be exceeded by the next one.
-    trim(&mut grants, |of_backend| of_backend.iter().all(|grant| *grant == Grant::default()));
+    let grants = tables.grants.chunks(CLASSES as usize).map(|of_backend| {
+        let mut known = [Grant::default(); CLASS_COUNT];
+        known.copy_from_slice(&of_backend[..CLASS_COUNT]);
+        known
+    });
+    let instance = |(address, instance): &([u8; 4], nat_common::abi::policy::Instance)| {
+        (Ipv4Addr::from(*address), instance.slot)
+    };
     let mut plan = PortPlan {
+        generation: tables.control.generation,
+        max_backends: tables.meta.max_backends,
         backends: tables.backends.iter().map(BackendSlot::from_abi).collect(),
-        frontends: tables.frontends.iter().map(frontend_of).collect(),
+        frontends: tables.frontends.iter().map(FrontendSlot::from_abi).collect(),
         rules: tables.rules.iter().map(RuleSlot::from_abi).collect(),
-        grants,
+        grants: grants.collect(),
+        sets: tables.sets.clone(),
+        policy: PolicyPlan {
+            slots: tables.policies.iter().map(PolicySlot::from_abi).collect(),
+            instances: tables.instances.iter().map(instance).collect(),
+            ..PolicyPlan::default()
+        },
+        on_refusal: tables.control.on_refusal,
+        features: tables.control.features,
     };
     trim(&mut plan.backends, Option::is_none);
+    plan.grants.truncate(plan.backends.len());
     trim(&mut plan.frontends, Option::is_none);
     trim(&mut plan.rules, Option::is_none);
+    trim(&mut plan.sets, |set| set.ports == 0);
+    trim(&mut plan.policy.slots, Option::is_none);
     plan
-}
-
-fn frontend_of(value: &Frontend) -> Option<FrontendSlot> {
-    let address = Ipv4Addr::from(value.address);
-    (!address.is_unspecified()).then(|| FrontendSlot { address, name: name_of(&value.name).to_owned() })
 }
 
 fn trim<T>(slots: &mut Vec<T>, free: impl Fn(&T) -> bool) {
@@ -234,12 +291,20 @@ fn trim<T>(slots: &mut Vec<T>, free: impl Fn(&T) -> bool) {
     slots.truncate(used);
 }
 
-/// Which slots flows refer to, as the tables say. The walk through all flows that rules need happens only when a
-/// rule is asked for, which is when one has left the configuration.
+/// Which slots and addresses flows refer to, as the tables say. The walk through all flows that rules and frontends need
+/// happens only when one is asked for, which is when it has left the configuration.
 pub struct LiveFlows<'a> {
     tables: &'a Tables,
     backends: HashSet<u32>,
-    rules: OnceCell<HashSet<u32>>,
+    walked: OnceCell<Walked>,
+}
+
+struct Walked {
+    rules: HashSet<u32>,
+    frontends: HashSet<[u8; 4]>,
+    /// Everything was seen. A slot given away too early would change the timeouts of flows; one kept too long costs
+    /// nothing.
+    whole: bool,
 }
 
 impl<'a> LiveFlows<'a> {
@@ -248,7 +313,20 @@ impl<'a> LiveFlows<'a> {
     pub fn new(tables: &'a Tables, reading: &view::instance::Instance) -> Self {
         let alive = (0..).zip(&reading.grant_states).filter(|(_, state)| state.flows > 0);
         let backends = alive.map(|(grant, _): (u32, _)| grant / CLASSES).collect();
-        Self { tables, backends, rules: OnceCell::new() }
+        Self { tables, backends, walked: OnceCell::new() }
+    }
+
+    fn walked(&self) -> &Walked {
+        self.walked.get_or_init(|| {
+            let (mut rules, mut frontends) = (HashSet::new(), HashSet::new());
+            let result = self.tables.for_each_half(&mut |_, entry| {
+                rules.insert(u32::from(entry.rule));
+                if entry.half & HALF_OUTBOUND != 0 {
+                    frontends.insert(entry.address);
+                }
+            });
+            Walked { rules, frontends, whole: result.is_ok() }
+        })
     }
 }
 
@@ -258,15 +336,13 @@ impl LiveSlots for LiveFlows<'_> {
     }
 
     fn rule_slot_has_flows(&self, slot: u32) -> bool {
-        let rules = self.rules.get_or_init(|| {
-            let mut rules = HashSet::new();
-            let walked = self.tables.for_each_half(&mut |_, entry| {
-                rules.insert(u32::from(entry.rule));
-            });
-            // A slot given away too early would change the timeouts of flows; one kept too long costs nothing.
-            if walked.is_ok() { rules } else { (0..MAX_RULES).collect() }
-        });
-        rules.contains(&slot)
+        let walked = self.walked();
+        !walked.whole || walked.rules.contains(&slot)
+    }
+
+    fn frontend_has_flows(&self, address: Ipv4Addr) -> bool {
+        let walked = self.walked();
+        !walked.whole || walked.frontends.contains(&address.octets())
     }
 }
 

@@ -10,7 +10,7 @@ use aya::{
 use nat_common::abi::{config::NO_SLOT, names};
 use tracing::debug;
 
-use super::pin::{self, Instance};
+use super::pin::{self, Instance, Room};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/natgw.bpf.o"));
 
@@ -53,15 +53,15 @@ pub struct LogLevel(pub u8);
 #[derive(Debug)]
 pub struct Loader {
     instance: Instance,
-    max_flows: u32,
+    room: Room,
     log: LogLevel,
 }
 
 impl Loader {
-    /// For an instance whose flow table is, or is to be, made for `max_flows` flows.
+    /// For an instance whose maps are, or are to be, made for `room`.
     #[must_use]
-    pub const fn new(instance: Instance, max_flows: u32, log: LogLevel) -> Self {
-        Self { instance, max_flows, log }
+    pub const fn new(instance: Instance, room: Room, log: LogLevel) -> Self {
+        Self { instance, room, log }
     }
 
     /// Loads the object with `constants`. Maps that are pinned are opened, the others are made and pinned, so the
@@ -81,15 +81,16 @@ impl Loader {
             .override_global(aya_log::LEVEL, &self.log.0, false);
         for map in names::PINNED_MAPS {
             loader.map_pin_path(map, self.instance.map(map));
-            if let Some(entries) = pin::sized(map, self.max_flows) {
+            if let Some(entries) = pin::sized(map, self.room) {
                 loader.map_max_entries(map, entries);
             }
         }
         loader.load(object()?).with_context(|| {
             format!(
-                "loading the BPF object for instance `{}` with room for {} flows",
+                "loading the BPF object for instance `{}` with room for {} flows and {} backends",
                 self.instance.name(),
-                self.max_flows
+                self.room.flows,
+                self.room.backends
             )
         })
     }

@@ -4,10 +4,12 @@
 pub mod attach;
 pub mod bank;
 pub mod batch;
+pub mod bpf;
 pub mod guard;
 pub mod layout;
 pub mod load;
 pub mod pin;
+pub mod policy;
 pub mod ports;
 mod refusal;
 pub mod tables;

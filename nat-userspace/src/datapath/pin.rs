@@ -6,7 +6,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs,
+    hash::Hash,
+    io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
@@ -19,9 +21,11 @@ use aya::{
 use aya_obj::generated::bpf_map_type;
 use nat_common::abi::{
     ABI_VERSION,
-    config::{META_MAGIC, Meta},
+    config::{BANKS, CLASSES, META_MAGIC, Meta},
     names,
 };
+
+use super::batch::TypedMap;
 
 /// Kernels that let devmap values name a program make them this many bytes; older ones four.
 const DEVMAP_VALUE_SIZES: [u32; 2] = [4, 8];
@@ -183,15 +187,28 @@ impl Instance {
         HashMap::try_from(self.open(map)?).with_context(|| format!("opening map `{map}`"))
     }
 
+    /// Opens a pinned map for reading and writing in batches.
+    ///
+    /// # Errors
+    ///
+    /// When it is not pinned, or its keys or values are of another size.
+    pub fn typed<K: bytemuck::Pod + Eq + Hash, V: bytemuck::Pod>(&self, map: &str) -> Result<TypedMap<K, V>> {
+        TypedMap::new(self.data(map)?).with_context(|| format!("opening map `{map}`"))
+    }
+
     /// Opens a pinned map of any kind.
     ///
     /// # Errors
     ///
     /// As [`Self::array`].
     pub fn open(&self, map: &str) -> Result<Map> {
+        Map::from_map_data(self.data(map)?)
+            .with_context(|| format!("pin `{}` is of an unknown kind", self.map(map).display()))
+    }
+
+    fn data(&self, map: &str) -> Result<MapData> {
         let path = self.map(map);
-        let data = MapData::from_pin(&path).with_context(|| format!("opening pin `{}`", path.display()))?;
-        Map::from_map_data(data).with_context(|| format!("pin `{}` is of an unknown kind", path.display()))
+        MapData::from_pin(&path).with_context(|| format!("opening pin `{}`", path.display()))
     }
 }
 
@@ -240,19 +257,34 @@ pub struct Shape {
     pub flags: u32,
 }
 
-/// Shapes of the pinned maps as the object defines them, with the sizes of a table for `max_flows` flows.
+/// What the maps whose size is chosen are, or are to be, made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Flows.
+    pub flows: u32,
+    /// Backends.
+    pub backends: u32,
+}
+
+impl From<Meta> for Room {
+    fn from(meta: Meta) -> Self {
+        Self { flows: meta.max_flows, backends: meta.max_backends }
+    }
+}
+
+/// Shapes of the pinned maps as the object defines them, with room for `room`.
 ///
 /// # Errors
 ///
 /// When the object cannot be parsed or a map is missing in it.
-pub fn shapes(object: &[u8], max_flows: u32) -> Result<BTreeMap<&'static str, Shape>> {
+pub fn shapes(object: &[u8], room: Room) -> Result<BTreeMap<&'static str, Shape>> {
     let object = aya_obj::Object::parse(object).context("parsing the embedded BPF object")?;
     names::PINNED_MAPS
         .iter()
         .map(|name| {
             let map =
                 object.maps.get(*name).with_context(|| format!("the BPF object has no map `{name}`"))?;
-            let entries = sized(name, max_flows).unwrap_or(map.max_entries());
+            let entries = sized(name, room).unwrap_or(map.max_entries());
             let shape = Shape {
                 kind: map.map_type(),
                 key: map.key_size(),
@@ -267,11 +299,20 @@ pub fn shapes(object: &[u8], max_flows: u32) -> Result<BTreeMap<&'static str, Sh
 
 /// Entries of a map whose size is chosen when it is made.
 #[must_use]
-pub fn sized(map: &str, max_flows: u32) -> Option<u32> {
+pub fn sized(map: &str, room: Room) -> Option<u32> {
+    let Room { flows, backends } = room;
     match map {
         // A flow is two entries.
-        names::FLOWS => Some(max_flows.saturating_mul(2)),
-        names::RECORDS => Some((max_flows / 64).max(4096)),
+        names::FLOWS => Some(flows.saturating_mul(2)),
+        names::RECORDS => Some((flows / 64).max(4096)),
+        names::ROOTS => Some((flows / 256).max(1024)),
+        names::TOWARDS => Some(flows),
+        names::BACKENDS | names::BACKEND_INFO => Some(backends.saturating_mul(BANKS)),
+        names::GRANTS => Some(backends.saturating_mul(BANKS * CLASSES)),
+        names::GRANT_STATE => Some(backends.saturating_mul(CLASSES)),
+        names::BACKEND_STATE => Some(backends),
+        // With TCP, and without.
+        names::QUOTA => Some(backends.saturating_mul(2)),
         _ => None,
     }
 }
@@ -316,7 +357,7 @@ pub fn examine(instance: &Instance, object: &[u8]) -> Result<Existing> {
         instance.name,
         meta.abi_version,
     );
-    for (name, wanted) in shapes(object, meta.max_flows)? {
+    for (name, wanted) in shapes(object, meta.into())? {
         let path = instance.map(name);
         let info = MapInfo::from_pin(&path)
             .with_context(|| format!("map `{name}` is not pinned at `{}`; {remedy}", path.display()))?;
@@ -383,10 +424,13 @@ mod tests {
     }
 
     #[test]
-    fn only_two_maps_follow_the_number_of_flows() {
-        assert_eq!(sized(names::FLOWS, 1 << 20), Some(1 << 21));
-        assert_eq!(sized(names::RECORDS, 1 << 20), Some(1 << 14));
-        assert_eq!(sized(names::RECORDS, 1024), Some(4096));
-        assert_eq!(sized(names::GRANTS, 1 << 20), None);
+    fn some_maps_follow_the_number_of_flows_or_backends() {
+        let entries = |map, flows, backends| sized(map, Room { flows, backends });
+        assert_eq!(entries(names::FLOWS, 1 << 20, 4096), Some(1 << 21));
+        assert_eq!(entries(names::RECORDS, 1 << 20, 4096), Some(1 << 14));
+        assert_eq!(entries(names::RECORDS, 1024, 4096), Some(4096));
+        assert_eq!(entries(names::ROOTS, 1024, 4096), Some(1024));
+        assert_eq!(entries(names::GRANTS, 1 << 20, 65_536), Some(1 << 19));
+        assert_eq!(entries(names::RULES, 1 << 20, 65_536), None);
     }
 }

@@ -16,16 +16,18 @@ use aya::maps::{Map, MapData, MapError, PerCpuArray};
 use bytemuck::Pod;
 use nat_common::abi::{
     ABI_VERSION,
-    config::{
-        BANKS, BackendInfo, Control, Frontend, Grant, GrantState, META_MAGIC, Meta, PortConfig, Rule,
-        SweepArgs,
-    },
+    config::{BANKS, CLASSES, Control, Frontend, META_MAGIC, Meta, PortConfig, SweepArgs},
     counters::Counters,
     flow::{FlowEntry, FlowKey},
+    grant::{BackendInfo, BackendState, Grant, GrantState, PortSet, Quota, Rule},
     names,
+    policy::{Instance as InstanceIp, InstanceKey, PolicyInfo, PolicyState},
 };
 
-use super::batch::{self, Access, LayoutError, TypedMap};
+use super::{
+    batch::{LayoutError, TypedMap},
+    bpf::{self, Access},
+};
 use crate::{clock, view::instance::Instance};
 
 /// Times that the tables are read again because a reload came in between.
@@ -187,20 +189,7 @@ impl Tables {
     pub fn instance(&self) -> Result<Instance, TableError> {
         for _ in 0..ATTEMPTS {
             let control: Control = self.single(names::CONTROL)?;
-            let instance = Instance {
-                name: self.name.clone(),
-                now: clock::now(),
-                meta: self.meta,
-                control,
-                table: self.single(names::TABLE)?,
-                sweep: self.single::<SweepArgs>(names::SWEEP)?,
-                interfaces: self.array::<PortConfig>(names::PORTS)?,
-                backends: self.bank::<BackendInfo>(names::BACKEND_INFO, control)?,
-                rules: self.bank::<Rule>(names::RULES, control)?,
-                frontends: self.bank::<Frontend>(names::FRONTEND_INFO, control)?,
-                grants: self.bank::<Grant>(names::GRANTS, control)?,
-                grant_states: self.array::<GrantState>(names::GRANT_STATE)?,
-            };
+            let instance = self.read(control)?;
             let after: Control = self.single(names::CONTROL)?;
             // The bank that was read is filled again only after the next flip.
             if (after.bank, after.generation) == (control.bank, control.generation) {
@@ -208,6 +197,47 @@ impl Tables {
             }
         }
         Err(TableError::Restless { name: self.name.clone() })
+    }
+
+    fn read(&self, control: Control) -> Result<Instance, TableError> {
+        // What is beyond the slots in use means nothing.
+        let backends = control.backend_slots;
+        let grants = self.bank::<Grant>(names::GRANTS, control, backends.saturating_mul(CLASSES))?;
+        let sets = grants.iter().map(|grant| grant.own.max(grant.shared)).max().unwrap_or(0);
+        Ok(Instance {
+            name: self.name.clone(),
+            now: clock::now(),
+            meta: self.meta,
+            control,
+            table: self.single(names::TABLE)?,
+            sweep: self.single::<SweepArgs>(names::SWEEP)?,
+            interfaces: self.array::<PortConfig>(names::PORTS, u32::MAX)?,
+            backends: self.bank::<BackendInfo>(names::BACKEND_INFO, control, backends)?,
+            backend_states: self.array::<BackendState>(names::BACKEND_STATE, backends)?,
+            rules: self.bank::<Rule>(names::RULES, control, u32::MAX)?,
+            frontends: self.bank::<Frontend>(names::FRONTEND_INFO, control, u32::MAX)?,
+            grants,
+            grant_states: self.array::<GrantState>(names::GRANT_STATE, backends.saturating_mul(CLASSES))?,
+            sets: self.bank::<PortSet>(names::SETS, control, sets)?,
+            quotas: self.array::<Quota>(names::QUOTA, backends.saturating_mul(2))?,
+            policies: self.bank::<PolicyInfo>(names::POLICY_INFO, control, u32::MAX)?,
+            policy_states: self.array::<PolicyState>(names::POLICY_STATE, u32::MAX)?,
+            instances: self.instance_ips(control)?,
+        })
+    }
+
+    /// Instance IPs of the bank in force, with their backends, ascending.
+    fn instance_ips(&self, control: Control) -> Result<Vec<([u8; 4], InstanceIp)>, TableError> {
+        let mut found = Vec::new();
+        let mut visit = |key: &InstanceKey, value: &InstanceIp| {
+            if key.bank == control.bank {
+                found.push((key.address, *value));
+            }
+        };
+        let map = self.map::<InstanceKey, InstanceIp>(names::INSTANCES)?;
+        map.for_each(&mut visit).map_err(|source| TableError::Read { map: names::INSTANCES, source })?;
+        found.sort_unstable_by_key(|(address, _)| *address);
+        Ok(found)
     }
 
     /// Visits the halves of all flows.
@@ -259,11 +289,11 @@ impl Tables {
             if names::PINNED_MAPS.contains(&pin.as_str()) {
                 continue;
             }
-            let link = batch::open_pin(&entry.path(), Access::Full);
-            let info = link.and_then(|link| batch::link_info(link.as_fd())).ok();
+            let link = bpf::open_pin(&entry.path(), Access::Full);
+            let info = link.and_then(|link| bpf::link_info(link.as_fd())).ok();
             let kind = match info.map(|info| info.kind) {
-                Some(batch::LINK_XDP) => AttachmentKind::Program,
-                Some(batch::LINK_TCX) => AttachmentKind::Guard,
+                Some(bpf::LINK_XDP) => AttachmentKind::Program,
+                Some(bpf::LINK_TCX) => AttachmentKind::Guard,
                 _ => AttachmentKind::Other,
             };
             found.push(Attachment { pin, kind, ifindex: info.map_or(0, |info| info.ifindex) });
@@ -274,7 +304,7 @@ impl Tables {
 
     fn pin(&self, map: &'static str) -> Result<MapData, TableError> {
         let path = self.directory.join(map);
-        let fd = batch::open_pin(&path, Access::ReadOnly).map_err(|source| match source.raw_os_error() {
+        let fd = bpf::open_pin(&path, Access::ReadOnly).map_err(|source| match source.raw_os_error() {
             Some(libc::ENOENT) => TableError::Missing { name: self.name.clone(), map },
             Some(libc::EPERM | libc::EACCES) => TableError::NotPermitted { path },
             _ => TableError::Read { map, source },
@@ -289,27 +319,25 @@ impl Tables {
         })
     }
 
-    /// All of an array.
-    fn array<V: Pod>(&self, map: &'static str) -> Result<Vec<V>, TableError> {
+    /// The first `limit` values of an array.
+    fn array<V: Pod>(&self, map: &'static str, limit: u32) -> Result<Vec<V>, TableError> {
         let typed = self.map::<u32, V>(map)?;
-        let mut values = vec![V::zeroed(); typed.max_entries() as usize];
+        let limit = limit.min(typed.max_entries());
+        let mut values = vec![V::zeroed(); limit as usize];
         let mut visit = |index: &u32, value: &V| {
             if let Some(place) = values.get_mut(*index as usize) {
                 *place = *value;
             }
         };
-        typed.for_each(&mut visit).map_err(|source| TableError::Read { map, source })?;
+        typed.for_first(limit, &mut visit).map_err(|source| TableError::Read { map, source })?;
         Ok(values)
     }
 
-    /// The part of a doubled array that is in force.
-    fn bank<V: Pod>(&self, map: &'static str, control: Control) -> Result<Vec<V>, TableError> {
-        let mut values = self.array(map)?;
-        let half = values.len() / BANKS as usize;
-        let start = half * (control.bank as usize % BANKS as usize);
-        values.drain(..start);
-        values.truncate(half);
-        Ok(values)
+    /// The first `limit` values of a doubled array, as they are in force.
+    fn bank<V: Pod>(&self, map: &'static str, control: Control, limit: u32) -> Result<Vec<V>, TableError> {
+        let values = self.array(map, limit.saturating_mul(BANKS))?;
+        let bank = (control.bank % BANKS) as usize;
+        Ok(values.into_iter().skip(bank).step_by(BANKS as usize).collect())
     }
 
     /// The only value of an array of one.
@@ -347,7 +375,7 @@ mod tests {
         let version = TableError::Version { name: "default".to_owned(), found: 7 };
         assert_eq!(
             version.to_string(),
-            "instance `default` has map layout 7, this natgw reads layout 1: use the natgw that runs it"
+            "instance `default` has map layout 7, this natgw reads layout 2: use the natgw that runs it"
         );
     }
 

@@ -11,7 +11,10 @@ use std::{
 };
 
 use nat_common::{
-    abi::config::{CLASS_NAMES, CLASSES, grant_slot},
+    abi::{
+        config::{CLASS_NAMES, CLASSES},
+        grant::grant_slot,
+    },
     net::timers::TimerClass,
     tick,
 };
@@ -266,7 +269,8 @@ fn backends(plan: &PortPlan) -> Names<'_> {
 }
 
 fn frontends(plan: &PortPlan) -> Names<'_> {
-    plan.frontends.iter().flatten().map(|frontend| (frontend.address, &*frontend.name)).collect()
+    let there = plan.frontends.iter().flatten().filter(|frontend| frontend.status == Status::Configured);
+    there.map(|frontend| (frontend.address, &*frontend.name)).collect()
 }
 
 fn named(name: &&str) -> Option<String> {

@@ -145,6 +145,10 @@ impl LiveSlots for Alive {
     fn rule_slot_has_flows(&self, _: u32) -> bool {
         true
     }
+
+    fn frontend_has_flows(&self, _: Ipv4Addr) -> bool {
+        true
+    }
 }
 
 #[test]

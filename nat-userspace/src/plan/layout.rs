@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where each backend's block lies.
+//! Where each backend's own block lies.
 
 use std::collections::HashMap;
 
-use nat_common::abi::config::MAX_SEGMENTS;
+use nat_common::abi::grant::MAX_SEGMENTS;
 
 use super::{
-    PlanError, capacity,
     model::{CLASS_COUNT, PortPlan, segments},
-    space::{Piece, Space},
+    space::{Piece, Runs, Space},
 };
-use crate::config::Gateway;
+use crate::config::{Allocation, Gateway, Selection};
 
 /// The pieces of one backend under one rule, by class.
 pub(super) type BackendPieces = [Vec<Piece>; CLASS_COUNT];
@@ -19,87 +18,179 @@ pub(super) type BackendPieces = [Vec<Piece>; CLASS_COUNT];
 pub(super) type Pieces = Vec<Vec<BackendPieces>>;
 
 /// It does not fit so.
-struct NoRoom;
+#[derive(Debug)]
+pub(super) struct NoRoom;
 
-/// Finds room for every block: see [`super`] for the order of attempts.
-pub(super) fn lay_out(gateway: &Gateway, previous: &PortPlan) -> Result<Pieces, PlanError> {
-    if let Some(error) = capacity::over_committed(gateway).into_iter().next() {
-        return Err(error);
-    }
-    let mut kept = Layout::new(gateway);
-    kept.keep(previous);
-    if kept.fill_all().is_ok() {
-        return Ok(kept.pieces);
-    }
-    let mut anew = Layout::new(gateway);
-    if anew.fill_all().is_ok() {
-        return Ok(anew.pieces);
-    }
-    in_a_row(gateway)
+/// Which of several addresses with room a paired backend gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// The least used one.
+    Level,
+    /// The most used one.
+    Tight,
 }
 
-struct Layout<'a> {
-    gateway: &'a Gateway,
-    space: Space,
-    addresses: Vec<Vec<usize>>,
-    pieces: Pieces,
+#[derive(Clone, Debug)]
+pub(super) struct Layout<'a> {
+    pub(super) gateway: &'a Gateway,
+    pub(super) space: Space,
+    pub(super) pieces: Pieces,
+    /// The one address of a paired or pinned backend, by rule, then by backend.
+    pub(super) homes: Vec<Vec<Option<usize>>>,
+    pub(super) packing: Packing,
 }
 
 impl<'a> Layout<'a> {
-    fn new(gateway: &'a Gateway) -> Self {
-        let space = Space::new(gateway);
-        let addresses = space.addresses_by_rule(gateway);
-        Self { gateway, space, addresses, pieces: no_pieces(gateway) }
+    pub(super) fn new(gateway: &'a Gateway, packing: Packing) -> Self {
+        let of_rule = |rule| gateway.backends_of(rule).iter().map(|_| BackendPieces::default()).collect();
+        let homeless = |rule| vec![None; gateway.backends_of(rule).len()];
+        Self {
+            gateway,
+            space: Space::new(gateway),
+            pieces: gateway.rules.iter().map(of_rule).collect(),
+            homes: gateway.rules.iter().map(homeless).collect(),
+            packing,
+        }
+    }
+
+    /// `frontend_selection` of a rule as far as it says where own blocks are.
+    pub(super) fn selection(&self, rule: usize) -> Option<Selection> {
+        let rule = &self.gateway.rules[rule];
+        match (rule.allocation, rule.selection) {
+            // What spreads is the common set.
+            (Allocation::Dynamic, Some(Selection::Spread)) => None,
+            (_, selection) => selection,
+        }
+    }
+
+    pub(super) fn is_dynamic(&self, rule: usize) -> bool {
+        self.gateway.rules[rule].allocation == Allocation::Dynamic
+    }
+
+    pub(super) fn classes(&self, rule: usize) -> &'static [u32] {
+        self.gateway.rules[rule].protocol.classes()
+    }
+
+    /// Rules in the order in which they are laid out: those without choice first, then those with little, large blocks
+    /// before small ones; of the others, those with the fewest addresses first.
+    pub(super) fn order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.gateway.rules.len()).collect();
+        order.sort_by_key(|rule| {
+            let freedom = match self.selection(*rule) {
+                Some(Selection::Pinned) => 0,
+                Some(Selection::Spread) => 1,
+                Some(Selection::Paired) => 2,
+                Some(Selection::DrainFirst) => 3,
+                None => 4,
+            };
+            let ports = std::cmp::Reverse(self.gateway.rules[*rule].ports_per_backend);
+            (
+                freedom,
+                (freedom == 4).then_some(self.space.by_rule[*rule].len()),
+                (freedom < 4).then_some(ports),
+            )
+        });
+        order
     }
 
     /// Takes over what the previous plan gave and the configuration still allows.
-    fn keep(&mut self, previous: &PortPlan) {
-        let slots: HashMap<_, _> = (0..)
+    pub(super) fn keep(&mut self, previous: &PortPlan) {
+        let slots: HashMap<_, usize> = (0..)
             .zip(&previous.backends)
             .filter_map(|(slot, backend)| Some((backend.as_ref()?.address, slot)))
             .collect();
-        for (rule_index, rule) in self.gateway.rules.iter().enumerate() {
-            let addresses: HashMap<[u8; 4], usize> = self.addresses[rule_index]
+        for rule in 0..self.gateway.rules.len() {
+            let addresses: HashMap<[u8; 4], usize> = self.space.by_rule[rule]
                 .iter()
                 .map(|index| (self.space.addresses[*index].octets(), *index))
                 .collect();
-            for (backend_index, backend) in self.gateway.backends_of(rule).iter().enumerate() {
-                let grants = slots.get(&backend.address).and_then(|slot: &usize| previous.grants.get(*slot));
-                let Some(grants) = grants else { continue };
-                for class in rule.protocol.classes() {
-                    let mut left = rule.ports_per_backend;
-                    for segment in segments(&grants[*class as usize]) {
-                        let Some(address) = addresses.get(&segment.address) else { continue };
-                        let first = u32::from(segment.first);
-                        let count = u32::from(segment.count).min(left);
-                        let free = self.space.free(*address, &[*class]).free_from(first);
-                        if count == 0 || free < count || !first.is_multiple_of(8) {
-                            continue;
-                        }
-                        let piece = Piece { address: *address, first, count };
-                        self.space.take(piece, &[*class]);
-                        self.pieces[rule_index][backend_index][*class as usize].push(piece);
-                        left -= count;
+            for (index, backend) in self.gateway.backends_of(&self.gateway.rules[rule]).iter().enumerate() {
+                let Some(slot) = slots.get(&backend.address) else { continue };
+                self.keep_backend(rule, index, previous, *slot, &addresses);
+            }
+        }
+    }
+
+    fn keep_backend(
+        &mut self,
+        rule: usize,
+        backend: usize,
+        previous: &PortPlan,
+        slot: usize,
+        addresses: &HashMap<[u8; 4], usize>,
+    ) {
+        self.homes[rule][backend] = self.home_before(rule, backend, previous, slot, addresses);
+        for class in self.classes(rule) {
+            let Some(set) = previous.own(slot, *class as usize) else { continue };
+            let mut left = self.gateway.rules[rule].ports_per_backend;
+            for segment in segments(set) {
+                let Some(address) = addresses.get(&segment.address) else { continue };
+                let have = self.pieces[rule][backend][*class as usize]
+                    .iter()
+                    .filter(|piece| piece.address == *address)
+                    .map(|piece| piece.count)
+                    .sum();
+                let mut here = left.min(self.most(rule, backend, *address).saturating_sub(have));
+                let free = self.space.free(rule, *address, &[*class]);
+                let kept = free.within(u32::from(segment.first), u32::from(segment.count));
+                for (first, count) in kept.iter() {
+                    let count = count.min(here);
+                    if count == 0 || !first.is_multiple_of(8) {
+                        continue;
                     }
+                    let piece = Piece { address: *address, first, count };
+                    self.space.take(piece, &[*class]);
+                    self.pieces[rule][backend][*class as usize].push(piece);
+                    left -= count;
+                    here -= count;
                 }
             }
         }
     }
 
-    /// Completes every rule, those with the fewest addresses first, for they have the least choice.
-    fn fill_all(&mut self) -> Result<(), NoRoom> {
-        let mut order: Vec<usize> = (0..self.gateway.rules.len()).collect();
-        order.sort_by_key(|rule| self.addresses[*rule].len());
-        for rule in order {
-            if self.fill_rule(rule).is_err() {
+    /// Completes every rule in the order of [`Self::order`] for which `wanted` holds.
+    ///
+    /// # Errors
+    ///
+    /// The rule that there is no room for; it has no pieces then.
+    pub(super) fn fill_all(&mut self, wanted: impl Fn(&Self, usize) -> bool) -> Result<(), usize> {
+        for rule in self.order() {
+            if !wanted(self, rule) {
+                continue;
+            }
+            if self.fill_rule(rule).is_err() || self.is_wasteful(rule) {
                 self.clear_rule(rule);
-                self.fill_rule(rule)?;
+                if self.fill_rule(rule).is_err() {
+                    self.clear_rule(rule);
+                    return Err(rule);
+                }
             }
         }
         Ok(())
     }
 
-    fn clear_rule(&mut self, rule: usize) {
+    /// Whether most of the region that own blocks of a dynamic rule keep from the common set is holes.
+    fn is_wasteful(&self, rule: usize) -> bool {
+        if !self.is_dynamic(rule) {
+            return false;
+        }
+        self.classes(rule).iter().any(|class| {
+            let mut ends: HashMap<usize, (u32, u32)> = HashMap::new();
+            for piece in self.pieces[rule].iter().flat_map(|backend| &backend[*class as usize]) {
+                let (end, used) = ends.entry(piece.address).or_default();
+                *end = (*end).max(piece.end());
+                *used += piece.count;
+            }
+            ends.into_iter().any(|(address, (end, used))| {
+                let region = end - super::FIRST_PORT;
+                let holes =
+                    self.space.free(rule, address, &[*class]).within(super::FIRST_PORT, region).total();
+                holes > used
+            })
+        })
+    }
+
+    pub(super) fn clear_rule(&mut self, rule: usize) {
         for backend in &mut self.pieces[rule] {
             for (class, pieces) in (0..).zip(backend) {
                 for piece in pieces.drain(..) {
@@ -110,6 +201,9 @@ impl<'a> Layout<'a> {
     }
 
     fn fill_rule(&mut self, rule: usize) -> Result<(), NoRoom> {
+        if self.selection(rule).is_some() {
+            return self.fill_constrained(rule);
+        }
         // Room beside a block goes to that block, before a block without such room could take it.
         for backend in 0..self.pieces[rule].len() {
             for classes in self.alike(rule, backend) {
@@ -130,7 +224,7 @@ impl<'a> Layout<'a> {
     }
 
     /// The classes of a backend that can be treated as one because their pieces are the same: all or none.
-    fn alike(&self, rule: usize, backend: usize) -> Vec<&'static [u32]> {
+    pub(super) fn alike(&self, rule: usize, backend: usize) -> Vec<&'static [u32]> {
         let classes = self.gateway.rules[rule].protocol.classes();
         let pieces = &self.pieces[rule][backend];
         if classes.windows(2).all(|pair| pieces[pair[0] as usize] == pieces[pair[1] as usize]) {
@@ -145,7 +239,7 @@ impl<'a> Layout<'a> {
         let Some(class) = classes.first() else { return };
         let pieces = &self.pieces[rule][backend][*class as usize];
         let missing = self.missing(rule, pieces);
-        let beside = |piece: &Piece| self.space.free(piece.address, classes).free_from(piece.end());
+        let beside = |piece: &Piece| self.space.free(rule, piece.address, classes).free_from(piece.end());
         let Some(index) = pieces.iter().position(|piece| beside(piece) >= missing).filter(|_| missing > 0)
         else {
             return;
@@ -192,12 +286,13 @@ impl<'a> Layout<'a> {
         classes: &[u32],
     ) -> Result<Vec<Piece>, NoRoom> {
         let mut pieces = pieces.to_vec();
-        if missing == 0 {
-            return Ok(pieces);
-        }
         let more = match self.whole(rule, missing, classes) {
+            _ if missing == 0 => Vec::new(),
             Some(piece) => vec![piece],
-            None => self.split(rule, missing, classes)?,
+            None => {
+                let runs = self.runs(rule, &self.space.by_rule[rule], classes);
+                self.split(rule, runs, missing)?
+            }
         };
         if pieces.len() + more.len() > MAX_SEGMENTS {
             return Err(NoRoom);
@@ -209,88 +304,53 @@ impl<'a> Layout<'a> {
 
     /// Room for `count` ports in one piece on the least committed address that has it.
     fn whole(&self, rule: usize, count: u32, classes: &[u32]) -> Option<Piece> {
-        let candidates = self.addresses[rule].iter().filter_map(|address| {
-            let first = self.space.free(*address, classes).best_fit(count)?;
+        let candidates = self.space.by_rule[rule].iter().filter_map(|address| {
+            let first = self.fit(rule, &self.space.free(rule, *address, classes), count)?;
             Some((self.space.taken(*address), Piece { address: *address, first, count }))
         });
         candidates.min_by_key(|(taken, _)| *taken).map(|(_, piece)| piece)
     }
 
-    /// Room for `count` ports in the largest runs, and for the last of them in the smallest run that suffices.
-    fn split(&self, rule: usize, count: u32, classes: &[u32]) -> Result<Vec<Piece>, NoRoom> {
+    /// Where in `free` a piece goes: in the smallest run, or, under a common set, at the bottom.
+    pub(super) fn fit(&self, rule: usize, free: &Runs, count: u32) -> Option<u32> {
+        if self.is_dynamic(rule) { free.lowest_fit(count) } else { free.best_fit(count) }
+    }
+
+    /// Free runs of ports on `addresses`.
+    pub(super) fn runs(&self, rule: usize, addresses: &[usize], classes: &[u32]) -> Vec<Piece> {
         let mut runs: Vec<Piece> = Vec::new();
-        for address in &self.addresses[rule] {
-            let free = self.space.free(*address, classes);
+        for address in addresses {
+            let free = self.space.free(rule, *address, classes);
             runs.extend(free.iter().map(|(first, count)| Piece { address: *address, first, count }));
         }
-        runs.sort_by_key(|run| std::cmp::Reverse(run.count));
+        runs
+    }
+
+    /// Room for `count` ports in the largest of `runs`, and for the last of them in the smallest run that suffices;
+    /// under a common set, in the lowest runs.
+    pub(super) fn split(&self, rule: usize, mut runs: Vec<Piece>, count: u32) -> Result<Vec<Piece>, NoRoom> {
+        let dynamic = self.is_dynamic(rule);
+        if dynamic {
+            runs.sort_by_key(|run| run.first);
+        } else {
+            runs.sort_by_key(|run| std::cmp::Reverse(run.count));
+        }
         let mut pieces = Vec::new();
         let mut left = count;
         for (index, run) in runs.iter().enumerate() {
+            if left == 0 {
+                break;
+            }
             if run.count < left {
                 pieces.push(*run);
                 left -= run.count;
                 continue;
             }
-            let sufficing = runs[index..].iter().take_while(|run| run.count >= left);
+            let sufficing = runs[index..].iter().take_while(|run| run.count >= left && !dynamic);
             let last = sufficing.last().unwrap_or(run);
             pieces.push(Piece { count: left, ..*last });
-            return Ok(pieces);
+            left = 0;
         }
-        Err(NoRoom)
-    }
-}
-
-fn no_pieces(gateway: &Gateway) -> Pieces {
-    let of_rule = |rule| gateway.backends_of(rule).iter().map(|_| BackendPieces::default()).collect();
-    gateway.rules.iter().map(of_rule).collect()
-}
-
-/// Every class for itself: the maximum flow's shares, filled without gaps.
-fn in_a_row(gateway: &Gateway) -> Result<Pieces, PlanError> {
-    let space = Space::new(gateway);
-    let addresses = space.addresses_by_rule(gateway);
-    let mut pieces = no_pieces(gateway);
-    for class in 0..CLASS_COUNT {
-        let class_number = class as u32;
-        let shares = capacity::shares(gateway, class_number, &addresses, space.addresses.len())?;
-        let mut next = vec![super::FIRST_PORT; space.addresses.len()];
-        for (index, rule) in gateway.rules.iter().enumerate() {
-            if !rule.protocol.classes().contains(&class_number) {
-                continue;
-            }
-            let mut areas = Vec::new();
-            for (address, share) in addresses[index].iter().zip(&shares[index]) {
-                // A share is at most the ports of one address.
-                let count = *share as u32;
-                areas.push(Piece { address: *address, first: next[*address], count });
-                next[*address] += count;
-            }
-            areas.retain(|area| area.count > 0);
-            areas.reverse();
-            for backend in &mut pieces[index] {
-                cut(&mut areas, rule.ports_per_backend, &mut backend[class]);
-                if backend[class].len() > MAX_SEGMENTS {
-                    let name = rule.name.clone();
-                    return Err(PlanError::TooManyPieces { rule: [index], name, limit: MAX_SEGMENTS });
-                }
-            }
-        }
-    }
-    Ok(pieces)
-}
-
-/// Moves `count` ports from the end of `areas` to `pieces`.
-fn cut(areas: &mut Vec<Piece>, count: u32, pieces: &mut Vec<Piece>) {
-    let mut left = count;
-    while let Some(area) = areas.last_mut().filter(|_| left > 0) {
-        let taken = area.count.min(left);
-        pieces.push(Piece { count: taken, ..*area });
-        left -= taken;
-        area.first += taken;
-        area.count -= taken;
-        if area.count == 0 {
-            areas.pop();
-        }
+        if left == 0 { Ok(pieces) } else { Err(NoRoom) }
     }
 }

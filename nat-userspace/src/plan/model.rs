@@ -1,18 +1,29 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What a port plan is made of.
 
-use std::net::Ipv4Addr;
+use std::{
+    collections::{HashMap, HashSet},
+    net::Ipv4Addr,
+};
 
 use nat_common::{
     Tick,
-    abi::config::{
-        BackendInfo, CLAIMED_BYTES, CLASS_NAMES, Grant, MAX_SEGMENTS, Rule, Segment, name_of, padded,
+    abi::{
+        config::{
+            CLAIMED_BYTES, CLASS_ICMP, CLASS_NAMES, FRONTEND_DRAINING, Frontend, MIN_BACKENDS, name_of,
+            padded,
+        },
+        grant::{BackendInfo, Grant, Limits, MAX_SEGMENTS, PortSet, RULE_WITHOUT_TCP, Rule, Segment},
     },
-    net::timers::TIMER_CLASSES,
+    net::timers::{TIMER_CLASSES, TimerClass},
 };
+
+use super::policy::PolicyPlan;
+use crate::config::Gateway;
 
 /// Protocol classes that have ports of their own.
 pub const CLASS_COUNT: usize = CLASS_NAMES.len();
+const _: () = assert!(CLASS_COUNT == CLASS_ICMP as usize + 1, "classes with ports come first");
 
 /// Bitmaps of one address by class, as [`nat_common::abi::config::Frontend::claimed`].
 pub type Claimed = [[u8; CLAIMED_BYTES]; CLASS_COUNT];
@@ -22,15 +33,35 @@ pub type Claimed = [[u8; CLAIMED_BYTES]; CLASS_COUNT];
 /// `None` is a free slot. A slot keeps its meaning from plan to plan as long as it is taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortPlan {
+    /// How many plans came before in this instance; [`nat_common::abi::config::Control::generation`] when in force.
+    pub generation: u32,
+    /// Backends that the tables are made for; 0: not made yet.
+    pub max_backends: u32,
     /// By backend slot.
     pub backends: Vec<Option<BackendSlot>>,
     /// By frontend slot.
     pub frontends: Vec<Option<FrontendSlot>>,
     /// By rule slot.
     pub rules: Vec<Option<RuleSlot>>,
-    /// By backend slot, then class. As long as any slot has ever been used: a grant without ports, also one of a
-    /// free slot, still carries the [`Grant::version`] that the next one has to exceed.
+    /// By backend slot, then class.
     pub grants: Vec<[Grant; CLASS_COUNT]>,
+    /// By set slot; without ports: slot free.
+    pub sets: Vec<PortSet>,
+    /// Policies and instance IPs.
+    pub policy: PolicyPlan,
+    /// What the sender of a packet hears that no rule covers: [`nat_common::abi::config::Control::on_refusal`].
+    pub on_refusal: u32,
+    /// [`nat_common::abi::config::Control::features`].
+    pub features: u32,
+}
+
+/// Backends that tables for `gateway` are made for.
+#[must_use]
+pub fn table_size(gateway: &Gateway) -> u32 {
+    let configured: HashSet<Ipv4Addr> =
+        gateway.pools.iter().flat_map(|pool| &pool.backends).map(|backend| backend.address).collect();
+    let needed = u32::try_from(configured.len()).unwrap_or(u32::MAX).checked_next_power_of_two();
+    gateway.max_backends.unwrap_or(needed.unwrap_or(u32::MAX).max(MIN_BACKENDS))
 }
 
 /// Whether what has a slot is still configured.
@@ -99,6 +130,22 @@ pub struct FrontendSlot {
     pub address: Ipv4Addr,
     /// Name of the frontend it belongs to.
     pub name: String,
+    /// Whether it is still configured.
+    pub status: Status,
+}
+
+impl FrontendSlot {
+    /// From the table; `None`: slot free.
+    #[must_use]
+    pub fn from_abi(value: &Frontend) -> Option<Self> {
+        let address = Ipv4Addr::from(value.address);
+        let draining = value.flags & FRONTEND_DRAINING != 0;
+        (!address.is_unspecified()).then(|| Self {
+            address,
+            name: name_of(&value.name).to_owned(),
+            status: if draining { Status::Draining } else { Status::Configured },
+        })
+    }
 }
 
 /// An outbound rule with a slot.
@@ -110,13 +157,27 @@ pub struct RuleSlot {
     pub timeouts: [Tick; TIMER_CLASSES],
     /// Whether it is still configured.
     pub status: Status,
+    /// What the sender of a refused packet hears: `REFUSAL_*` of `nat_common::abi::grant`.
+    pub on_refusal: u32,
+    /// `RULE_*` of `nat_common::abi::grant`.
+    pub flags: u32,
+    /// Limits for each backend.
+    pub limits: Limits,
 }
 
 impl RuleSlot {
     /// As the table holds it.
     #[must_use]
     pub fn to_abi(&self) -> Rule {
-        Rule { timeouts: self.timeouts, status: self.status as u32, reserved: 0, name: padded(&self.name) }
+        Rule {
+            timeouts: self.timeouts,
+            status: self.status as u32,
+            on_refusal: self.on_refusal,
+            flags: self.flags,
+            reserved: 0,
+            limits: self.limits,
+            name: padded(&self.name),
+        }
     }
 
     /// From the table; `None`: slot free.
@@ -126,7 +187,19 @@ impl RuleSlot {
             name: name_of(&rule.name).to_owned(),
             timeouts: rule.timeouts,
             status: Status::from_abi(rule.status)?,
+            on_refusal: rule.on_refusal,
+            flags: rule.flags,
+            limits: rule.limits,
         })
+    }
+
+    /// The shortest idle timeout that a flow of this rule can have, in ticks.
+    fn shortest(&self) -> Tick {
+        let without_tcp = self.flags & RULE_WITHOUT_TCP != 0;
+        let used = TimerClass::ALL
+            .into_iter()
+            .filter(|class| !without_tcp || matches!(class, TimerClass::Udp | TimerClass::Icmp));
+        used.map(|class| self.timeouts[class as usize]).min().unwrap_or(0)
     }
 }
 
@@ -136,6 +209,8 @@ pub trait LiveSlots {
     fn backend_slot_has_flows(&self, slot: u32) -> bool;
     /// Whether a live flow was made by rule slot `slot`.
     fn rule_slot_has_flows(&self, slot: u32) -> bool;
+    /// Whether a live flow is on frontend address `address`.
+    fn frontend_has_flows(&self, address: Ipv4Addr) -> bool;
 }
 
 /// No flow is alive: for a first plan.
@@ -150,12 +225,16 @@ impl LiveSlots for NoFlows {
     fn rule_slot_has_flows(&self, _slot: u32) -> bool {
         false
     }
+
+    fn frontend_has_flows(&self, _address: Ipv4Addr) -> bool {
+        false
+    }
 }
 
-/// The segments of a grant that are in use.
+/// The segments of a set that are in use.
 #[must_use]
-pub fn segments(grant: &Grant) -> &[Segment] {
-    &grant.segments[..(grant.segment_count as usize).min(MAX_SEGMENTS)]
+pub fn segments(set: &PortSet) -> &[Segment] {
+    &set.segments[..(set.segment_count as usize).min(MAX_SEGMENTS)]
 }
 
 impl PortPlan {
@@ -177,24 +256,57 @@ impl PortPlan {
         slot_where(&self.rules, |rule| rule.name == name)
     }
 
+    /// The set of its own that backend slot `slot` has for `class`.
+    #[must_use]
+    pub fn own(&self, slot: usize, class: usize) -> Option<&PortSet> {
+        self.set(self.grants.get(slot)?.get(class)?.own)
+    }
+
+    /// The set that backend slot `slot` shares with others for `class`.
+    #[must_use]
+    pub fn shared(&self, slot: usize, class: usize) -> Option<&PortSet> {
+        self.set(self.grants.get(slot)?.get(class)?.shared)
+    }
+
+    /// The set that a [`Grant`] refers to.
+    #[must_use]
+    pub fn set(&self, number: u32) -> Option<&PortSet> {
+        self.sets.get((number as usize).checked_sub(1)?).filter(|set| set.ports > 0)
+    }
+
+    /// [`nat_common::abi::config::Control::backend_slots`].
+    #[must_use]
+    pub fn backend_slots(&self) -> u32 {
+        u32::try_from(self.backends.len()).unwrap_or(u32::MAX)
+    }
+
+    /// [`nat_common::abi::config::Control::shortest`]; 0 without rules.
+    #[must_use]
+    pub fn shortest(&self) -> Tick {
+        self.rules.iter().flatten().map(RuleSlot::shortest).min().unwrap_or(0)
+    }
+
     /// By frontend slot, which 8-port blocks are granted to backends. Follows from the grants.
     #[must_use]
     pub fn claimed(&self) -> Vec<Claimed> {
         let mut claimed = vec![[[0; CLAIMED_BYTES]; CLASS_COUNT]; self.frontends.len()];
-        let slots: std::collections::HashMap<[u8; 4], usize> = self
+        let slots: HashMap<[u8; 4], usize> = self
             .frontends
             .iter()
             .enumerate()
             .filter_map(|(slot, frontend)| Some((frontend.as_ref()?.address.octets(), slot)))
             .collect();
-        for grants in &self.grants {
-            for (class, grant) in grants.iter().enumerate() {
-                for segment in segments(grant) {
-                    let Some(slot) = slots.get(&segment.address) else { continue };
-                    let first = usize::from(segment.first) / 8;
-                    for block in first..first + usize::from(segment.count) / 8 {
-                        claimed[*slot][class][block / 8] |= 1 << (block % 8);
-                    }
+        let by_class = |grants: &[Grant; CLASS_COUNT]| {
+            let numbers = |class: usize| [(class, grants[class].own), (class, grants[class].shared)];
+            (0..CLASS_COUNT).flat_map(numbers).collect::<Vec<_>>()
+        };
+        let sets: HashSet<(usize, u32)> = self.grants.iter().flat_map(by_class).collect();
+        for (class, set) in sets {
+            for segment in self.set(set).map(segments).unwrap_or_default() {
+                let Some(slot) = slots.get(&segment.address) else { continue };
+                let first = usize::from(segment.first) / 8;
+                for block in first..first + usize::from(segment.count) / 8 {
+                    claimed[*slot][class][block / 8] |= 1 << (block % 8);
                 }
             }
         }

@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use nat_common::abi::config::Segment;
+use nat_common::abi::grant::Segment;
 use serde::Serialize;
 
 use super::model::{PortPlan, segments};
@@ -78,12 +78,13 @@ impl Run {
 /// The ports that `plan` gives the backend in `slot` for `class`.
 pub(super) fn ports(plan: &PortPlan, slot: Option<u32>, class: u32) -> Ports {
     let of_backend = slot.and_then(|slot| plan.grants.get(slot as usize));
-    let Some(grant) = of_backend.map(|classes| &classes[class as usize]).filter(|grant| grant.ports > 0)
+    let Some(grant) = of_backend.map(|classes| &classes[class as usize]).filter(|grant| !grant.is_none())
     else {
         return Ports::default();
     };
     let rule = plan.rules.get(grant.rule as usize).and_then(Option::as_ref);
-    let used = segments(grant).iter().filter(|segment| segment.count > 0);
+    let sets = [grant.own, grant.shared].into_iter().filter_map(|set| plan.set(set));
+    let used = sets.flat_map(segments).filter(|segment| segment.count > 0);
     let run = |segment: &Segment| Run {
         frontend: segment.address.into(),
         range: [segment.first, segment.first + (segment.count - 1)],

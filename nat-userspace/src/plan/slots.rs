@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Slots that keep their meaning, and grants whose version says whether they are the same.
+//! Slots that keep their meaning.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,25 +7,28 @@ use std::{
     net::Ipv4Addr,
 };
 
-use nat_common::abi::config::{Grant, MAX_BACKENDS, MAX_FRONTENDS, MAX_RULES, MAX_SEGMENTS, Segment};
+use nat_common::abi::config::{MAX_FRONTENDS, MAX_RULES};
 
 use super::{
     PlanError,
-    layout::Pieces,
-    model::{BackendSlot, CLASS_COUNT, FrontendSlot, LiveSlots, PortPlan, RuleSlot, Status, segments},
-    space::Space,
+    model::{BackendSlot, FrontendSlot, LiveSlots, PortPlan, RuleSlot, Status, table_size},
+    rules,
 };
-use crate::config::Gateway;
+use crate::config::{Gateway, Pool};
 
-/// Gives everything its slot; grants are still those of the previous plan.
+/// Gives backends, frontends and rules their slots; there are no grants yet.
 pub(super) fn assign(
     gateway: &Gateway,
     previous: &PortPlan,
     live: &dyn LiveSlots,
 ) -> Result<PortPlan, PlanError> {
+    let max_backends = match previous.max_backends {
+        0 => table_size(gateway),
+        made_for => made_for,
+    };
     let backends = Table {
         kind: "backends",
-        limit: MAX_BACKENDS as usize,
+        limit: max_backends as usize,
         key: |backend: &BackendSlot| backend.address,
         drained: |slot, backend: &BackendSlot| {
             live.backend_slot_has_flows(slot)
@@ -36,8 +39,11 @@ pub(super) fn assign(
         kind: "frontend addresses",
         limit: MAX_FRONTENDS as usize,
         key: |frontend: &FrontendSlot| frontend.address,
-        // Flows know their address themselves.
-        drained: |_, _: &FrontendSlot| None,
+        drained: |_, frontend: &FrontendSlot| {
+            let instance = gateway.instance_ips.iter().any(|instance| instance.address == frontend.address);
+            (!instance && live.frontend_has_flows(frontend.address))
+                .then(|| FrontendSlot { status: Status::Draining, ..frontend.clone() })
+        },
     };
     let rules = Table {
         kind: "rules",
@@ -47,25 +53,31 @@ pub(super) fn assign(
             live.rule_slot_has_flows(slot).then(|| RuleSlot { status: Status::Draining, ..rule.clone() })
         },
     };
+    let configured = configured_backends(gateway);
+    if configured.len() > backends.limit {
+        return Err(PlanError::TooManyBackends { wanted: configured.len(), limit: backends.limit });
+    }
     Ok(PortPlan {
-        backends: backends.assign(&previous.backends, configured_backends(gateway))?,
+        generation: previous.generation.wrapping_add(1),
+        max_backends,
+        backends: backends.assign(&previous.backends, configured)?,
         frontends: frontends.assign(&previous.frontends, configured_frontends(gateway))?,
-        rules: rules.assign(&previous.rules, configured_rules(gateway))?,
-        grants: previous.grants.clone(),
+        rules: rules.assign(&previous.rules, gateway.rules.iter().map(rules::slot).collect())?,
+        ..PortPlan::default()
     })
 }
 
-struct Table<K, D> {
-    kind: &'static str,
-    limit: usize,
-    key: K,
+pub(super) struct Table<K, D> {
+    pub(super) kind: &'static str,
+    pub(super) limit: usize,
+    pub(super) key: K,
     /// What remains of an entry that is no longer configured.
-    drained: D,
+    pub(super) drained: D,
 }
 
 impl<K, D> Table<K, D> {
     /// `wanted` in the slots they had, else in the lowest free ones.
-    fn assign<T, Q: Eq + Hash>(
+    pub(super) fn assign<T, Q: Eq + Hash>(
         &self,
         previous: &[Option<T>],
         wanted: Vec<T>,
@@ -112,16 +124,20 @@ impl<K, D> Table<K, D> {
 /// Backends of all pools, those of rules first, in the order of the file.
 fn configured_backends(gateway: &Gateway) -> Vec<BackendSlot> {
     let mut seen: HashSet<Ipv4Addr> = HashSet::new();
-    let by_rules = gateway.rules.iter().map(|rule| rule.pool);
+    let by_rules = gateway.rules.iter().filter(|rule| rule.default_for.is_none()).map(|rule| rule.pool);
     let mut backends = Vec::new();
-    for pool in by_rules.chain(0..gateway.pools.len()) {
-        let pool = &gateway.pools[pool];
-        for backend in &pool.backends {
+    let of_pools = by_rules.chain(0..gateway.pools.len()).map(|pool| {
+        let Pool { name, backends } = &gateway.pools[pool];
+        (name.as_str(), backends)
+    });
+    let defaults = gateway.rules.iter().filter_map(|rule| Some(("", rule.default_for.as_ref()?)));
+    for (pool, of_pool) in of_pools.chain(defaults) {
+        for backend in of_pool {
             if seen.insert(backend.address) {
                 backends.push(BackendSlot {
                     address: backend.address,
                     name: backend.name.clone().unwrap_or_default(),
-                    pool: pool.name.clone(),
+                    pool: pool.to_owned(),
                     status: Status::Configured,
                 });
             }
@@ -133,60 +149,11 @@ fn configured_backends(gateway: &Gateway) -> Vec<BackendSlot> {
 fn configured_frontends(gateway: &Gateway) -> Vec<FrontendSlot> {
     let of_frontend = |frontend: &crate::config::Frontend| {
         let name = frontend.name.clone();
-        frontend
-            .addresses
-            .clone()
-            .into_iter()
-            .map(move |address| FrontendSlot { address, name: name.clone() })
+        frontend.addresses.clone().into_iter().map(move |address| FrontendSlot {
+            address,
+            name: name.clone(),
+            status: Status::Configured,
+        })
     };
     gateway.frontends.iter().flat_map(of_frontend).collect()
-}
-
-fn configured_rules(gateway: &Gateway) -> Vec<RuleSlot> {
-    let slot = |rule: &crate::config::OutboundRule| RuleSlot {
-        name: rule.name.clone(),
-        timeouts: rule.timeouts(),
-        status: Status::Configured,
-    };
-    gateway.rules.iter().map(slot).collect()
-}
-
-/// Fills in the grants of `plan`, which has its slots.
-pub(super) fn fill_grants(gateway: &Gateway, previous: &PortPlan, pieces: &Pieces, plan: &mut PortPlan) {
-    let space = Space::new(gateway);
-    let length = previous.grants.len().max(plan.backends.len());
-    plan.grants = vec![[Grant::default(); CLASS_COUNT]; length];
-    let slots: HashMap<Ipv4Addr, usize> = plan
-        .backends
-        .iter()
-        .enumerate()
-        .filter_map(|(slot, backend)| Some((backend.as_ref()?.address, slot)))
-        .collect();
-    for (rule, of_rule) in gateway.rules.iter().zip(pieces) {
-        let rule_slot = plan.rule_slot(&rule.name).unwrap_or_default();
-        for (backend, of_backend) in gateway.backends_of(rule).iter().zip(of_rule) {
-            for class in rule.protocol.classes() {
-                let class = *class as usize;
-                let grant = &mut plan.grants[slots[&backend.address]][class];
-                grant.rule = rule_slot;
-                grant.ports = rule.ports_per_backend;
-                grant.segment_count = of_backend[class].len().min(MAX_SEGMENTS) as u32;
-                for (segment, piece) in grant.segments.iter_mut().zip(&of_backend[class]) {
-                    // Ports are below 65,024.
-                    *segment = Segment {
-                        address: space.addresses[piece.address].octets(),
-                        first: piece.first as u16,
-                        count: piece.count as u16,
-                    };
-                }
-            }
-        }
-    }
-    for (slot, grants) in plan.grants.iter_mut().enumerate() {
-        for (class, grant) in grants.iter_mut().enumerate() {
-            let before = previous.grants.get(slot).map(|grants| grants[class]).unwrap_or_default();
-            let same = segments(&before) == segments(grant);
-            grant.version = if same { before.version } else { before.version.wrapping_add(1) };
-        }
-    }
 }

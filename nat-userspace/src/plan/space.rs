@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Free ports of each frontend address and protocol class.
 
-use std::{collections::HashMap, net::Ipv4Addr};
+use std::{borrow::Cow, collections::HashMap, net::Ipv4Addr};
 
 use super::model::CLASS_COUNT;
-use crate::config::Gateway;
+use crate::config::{Allocation, Gateway, PortRange};
 
 /// First port that is given to backends.
 pub const FIRST_PORT: u32 = 1024;
 /// Ports of an address and protocol that static allocation gives out: 1024–65023 (Azure "Outbound connections",
 /// 2023).
 pub const STATIC_PORTS: u32 = 64_000;
+/// Ports of an address and protocol that dynamic allocation gives out: 1024–65535 (Azure "NAT Gateway resource").
+pub const DYNAMIC_PORTS: u32 = 64_512;
 
 /// A run of ports on one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +34,61 @@ impl Piece {
 pub(super) struct Runs(Vec<(u32, u32)>);
 
 impl Runs {
-    fn full() -> Self {
-        Self(vec![(FIRST_PORT, STATIC_PORTS)])
+    /// The first `count` ports that are given to backends.
+    pub(super) fn first(count: u32) -> Self {
+        Self(vec![(FIRST_PORT, count)])
+    }
+
+    pub(super) const fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Without every 8-port block that one of `ranges` has a port in: a used port takes its whole block (Azure
+    /// "Outbound connections", 2023).
+    pub(super) fn without(&self, ranges: &[PortRange]) -> Self {
+        let mut left = self.0.clone();
+        for range in ranges {
+            let (from, to) = (u32::from(range.first) / 8 * 8, u32::from(range.last) / 8 * 8 + 8);
+            let parts = left.into_iter().flat_map(|(first, count)| {
+                let end = first + count;
+                let below = (first, end.min(from).saturating_sub(first));
+                let above = (first.max(to), end.saturating_sub(first.max(to)));
+                [below, above]
+            });
+            left = parts.filter(|(_, count)| *count > 0).collect();
+        }
+        Self(left)
+    }
+
+    /// What lies from `first` on.
+    pub(super) fn above(&self, first: u32) -> Self {
+        let cut = |(start, count): (u32, u32)| {
+            let from = start.max(first);
+            (from, (start + count).saturating_sub(from))
+        };
+        Self(self.0.iter().copied().map(cut).filter(|(_, count)| *count > 0).collect())
+    }
+
+    /// What of `count` ports from `first` on is free.
+    pub(super) fn within(&self, first: u32, count: u32) -> Self {
+        Self(vec![(first, count)]).intersect(self)
+    }
+
+    /// What is not free in `other`.
+    pub(super) fn minus(&self, other: &Self) -> Self {
+        let mut left = self.clone();
+        self.intersect(other).0.iter().for_each(|(first, count)| left.take(*first, *count));
+        left
+    }
+
+    /// Number of ports.
+    pub(super) fn total(&self) -> u32 {
+        self.0.iter().map(|(_, count)| count).sum()
+    }
+
+    /// First port of the lowest run that `count` ports fit in.
+    pub(super) fn lowest_fit(&self, count: u32) -> Option<u32> {
+        self.0.iter().find(|(_, free)| *free >= count).map(|(first, _)| *first)
     }
 
     /// As (first port, count).
@@ -81,7 +136,7 @@ impl Runs {
     }
 
     /// What is free in both.
-    fn intersect(&self, other: &Self) -> Self {
+    pub(super) fn intersect(&self, other: &Self) -> Self {
         let (mut left, mut right) = (self.0.iter().peekable(), other.0.iter().peekable());
         let mut both = Vec::new();
         while let (Some((a, a_count)), Some((b, b_count))) = (left.peek(), right.peek()) {
@@ -103,25 +158,46 @@ impl Runs {
 #[derive(Clone, Debug)]
 pub(super) struct Space {
     pub(super) addresses: Vec<Ipv4Addr>,
+    /// For each rule, its addresses as indices.
+    pub(super) by_rule: Vec<Vec<usize>>,
     free: Vec<[Runs; CLASS_COUNT]>,
     taken: Vec<u64>,
+    /// By rule; `None`: nothing is excluded.
+    allowed: Vec<Option<Runs>>,
 }
 
 impl Space {
     pub(super) fn new(gateway: &Gateway) -> Self {
-        let addresses: Vec<Ipv4Addr> =
-            gateway.frontends.iter().flat_map(|frontend| frontend.addresses.iter().copied()).collect();
-        let free = addresses.iter().map(|_| std::array::from_fn(|_| Runs::full())).collect();
-        let taken = vec![0; addresses.len()];
-        Self { addresses, free, taken }
-    }
-
-    /// For each rule, its addresses as indices.
-    pub(super) fn addresses_by_rule(&self, gateway: &Gateway) -> Vec<Vec<usize>> {
+        let mut addresses = Vec::new();
+        let mut free: Vec<[Runs; CLASS_COUNT]> = Vec::new();
+        for frontend in &gateway.frontends {
+            let runs = Runs::first(STATIC_PORTS).without(&frontend.reserved);
+            addresses.extend(&frontend.addresses);
+            free.extend(frontend.addresses.iter().map(|_| std::array::from_fn(|_| runs.clone())));
+        }
         let index: HashMap<Ipv4Addr, usize> =
-            self.addresses.iter().enumerate().map(|(index, address)| (*address, index)).collect();
+            addresses.iter().enumerate().map(|(index, address)| (*address, index)).collect();
         let of_rule = |rule| gateway.addresses_of(rule).map(|address| index[&address]).collect();
-        gateway.rules.iter().map(of_rule).collect()
+        for rule in gateway.rules.iter().filter(|rule| rule.allocation == Allocation::Dynamic) {
+            for frontend in rule.frontends.iter().map(|frontend| &gateway.frontends[*frontend]) {
+                let runs = Runs::first(DYNAMIC_PORTS).without(&frontend.reserved);
+                for address in &frontend.addresses {
+                    for class in rule.protocol.classes() {
+                        free[index[address]][*class as usize] = runs.clone();
+                    }
+                }
+            }
+        }
+        let allowed = |excluded: &Vec<PortRange>| {
+            (!excluded.is_empty()).then(|| Runs::first(DYNAMIC_PORTS).without(excluded))
+        };
+        Self {
+            by_rule: gateway.rules.iter().map(of_rule).collect(),
+            free,
+            taken: vec![0; addresses.len()],
+            allowed: gateway.rules.iter().map(|rule| allowed(&rule.excluded)).collect(),
+            addresses,
+        }
     }
 
     /// Ports taken on `address`, all classes together.
@@ -129,11 +205,20 @@ impl Space {
         self.taken[address]
     }
 
-    /// Runs of ports on `address` that are free in every one of `classes`.
-    pub(super) fn free(&self, address: usize, classes: &[u32]) -> std::borrow::Cow<'_, Runs> {
-        use std::borrow::Cow;
+    /// What `rule` may use of an address; `None`: everything.
+    pub(super) fn allowed(&self, rule: usize) -> Option<&Runs> {
+        self.allowed[rule].as_ref()
+    }
+
+    /// Runs of ports on `address` that are free for anybody in `class`.
+    pub(super) fn free_in(&self, address: usize, class: usize) -> &Runs {
+        &self.free[address][class]
+    }
+
+    /// Runs of ports on `address` that are free for `rule` in every one of `classes`.
+    pub(super) fn free(&self, rule: usize, address: usize, classes: &[u32]) -> Cow<'_, Runs> {
         let free = &self.free[address];
-        let Some((first, rest)) = classes.split_first() else { return Cow::Owned(Runs(Vec::new())) };
+        let Some((first, rest)) = classes.split_first() else { return Cow::Owned(Runs::none()) };
         let mut common = Cow::Borrowed(&free[*first as usize]);
         for class in rest {
             let other = &free[*class as usize];
@@ -141,7 +226,16 @@ impl Space {
                 common = Cow::Owned(common.intersect(other));
             }
         }
-        common
+        match self.allowed(rule) {
+            Some(allowed) => Cow::Owned(common.intersect(allowed)),
+            None => common,
+        }
+    }
+
+    /// Ports that are free for `rule` on all its addresses in `class`.
+    pub(super) fn supply(&self, rule: usize, class: u32) -> u64 {
+        let free = |address: &usize| u64::from(self.free(rule, *address, &[class]).total());
+        self.by_rule[rule].iter().map(free).sum()
     }
 
     /// Takes a piece that is free in every one of `classes`.
@@ -179,14 +273,25 @@ mod tests {
 
     #[test]
     fn taking_splits_and_releasing_joins() {
-        let mut runs = Runs::full();
+        let mut runs = Runs::first(STATIC_PORTS);
         runs.take(2048, 8);
         runs.take(1024, 8);
         assert_eq!(runs.0, [(1032, 1016), (2056, 62_968)]);
         assert_eq!((runs.free_from(1032), runs.free_from(2040), runs.free_from(2048)), (1016, 8, 0));
         runs.release(2048, 8);
         runs.release(1024, 8);
-        assert_eq!(runs, Runs::full());
+        assert_eq!(runs, Runs::first(STATIC_PORTS));
+    }
+
+    #[test]
+    fn a_reserved_port_takes_its_block() {
+        let range = |first, last| PortRange { first, last };
+        let runs = Runs::first(64).without(&[range(1029, 1029), range(1047, 1050), range(80, 90)]);
+        assert_eq!(runs.0, [(1032, 8), (1056, 32)]);
+        assert_eq!((runs.total(), runs.lowest_fit(9), runs.best_fit(8)), (40, Some(1056), Some(1032)));
+        assert_eq!(runs.above(1034).0, [(1034, 6), (1056, 32)]);
+        assert_eq!(runs.within(1024, 40).0, [(1032, 8), (1056, 8)]);
+        assert_eq!(Runs::first(DYNAMIC_PORTS).without(&[range(65_535, 65_535)]).total(), DYNAMIC_PORTS - 8);
     }
 
     proptest! {

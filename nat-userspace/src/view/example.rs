@@ -7,12 +7,13 @@ use nat_common::{
     abi::{
         ABI_VERSION,
         config::{
-            BackendInfo, CLASS_ICMP, CLASS_TCP, CLASS_UDP, CLASSES, Control, Frontend, Grant, GrantState,
-            META_MAGIC, Meta, PortConfig, ROLE_INSIDE, ROLE_OUTSIDE, Rule, Segment, SweepArgs, Table,
-            VlanTag, grant_slot, padded,
+            CLASS_ICMP, CLASS_TCP, CLASS_UDP, CLASSES, Control, Frontend, META_MAGIC, Meta, PortConfig,
+            ROLE_INSIDE, ROLE_OUTSIDE, SweepArgs, Table, VlanTag, padded,
         },
         counters::{Counters, Reason},
         flow::{FlowEntry, FlowKey, HALF_INBOUND, HALF_OUTBOUND, inbound_key},
+        grant::{BackendInfo, BackendState, Grant, GrantState, PortSet, Quota, Rule, Segment, grant_slot},
+        policy::{PolicyInfo, PolicyState},
     },
     net::{state, timers},
     tick,
@@ -40,13 +41,13 @@ fn backend(address: [u8; 4], name: &str) -> BackendInfo {
     BackendInfo { address, status: 1, name: padded(name), pool: padded("web") }
 }
 
-fn grant(rule: u32, segments: &[([u8; 4], u16, u16)]) -> Grant {
-    let mut grant = Grant { rule, segment_count: segments.len() as u32, version: 1, ..Grant::zeroed() };
-    for (place, (address, first, count)) in grant.segments.iter_mut().zip(segments) {
+fn set(id: u32, segments: &[([u8; 4], u16, u16)]) -> PortSet {
+    let mut set = PortSet { id, segment_count: segments.len() as u32, ..PortSet::default() };
+    for (place, (address, first, count)) in set.segments.iter_mut().zip(segments) {
         *place = Segment { address: *address, first: *first, count: *count };
-        grant.ports += u32::from(*count);
+        set.ports += u32::from(*count);
     }
-    grant
+    set
 }
 
 fn frontend(address: [u8; 4]) -> Frontend {
@@ -70,11 +71,15 @@ pub(crate) fn instance() -> Instance {
     let mut grants = vec![Grant::zeroed(); 3 * CLASSES as usize];
     let mut grant_states = vec![GrantState::zeroed(); grants.len()];
     for class in [CLASS_TCP, CLASS_UDP, CLASS_ICMP] {
-        grants[grant_slot(0, class) as usize] = grant(0, &[(FRONTEND, 1024, 8)]);
-        grants[grant_slot(1, class) as usize] = grant(0, &[(FRONTEND, 1032, 8), (SECOND, 1024, 16)]);
+        grants[grant_slot(0, class) as usize] = Grant { own: 1, ..Grant::zeroed() };
+        grants[grant_slot(1, class) as usize] = Grant { own: 2, ..Grant::zeroed() };
     }
-    grants[grant_slot(2, CLASS_TCP) as usize] = grant(1, &[(SECOND, 2048, 1024)]);
+    grants[grant_slot(2, CLASS_TCP) as usize] = Grant { own: 3, rule: 1, ..Grant::zeroed() };
     grant_states[grant_slot(0, CLASS_TCP) as usize] = GrantState { refused: 1234, ..GrantState::zeroed() };
+    let mut policies = vec![PolicyInfo::zeroed(); 4];
+    policies[1] = PolicyInfo { kind: 1, name: padded("no-smtp"), ..PolicyInfo::zeroed() };
+    let mut policy_states = vec![PolicyState::zeroed(); 4];
+    policy_states[1].packets = 42;
     let mut vlan = interface("wan0.20", 5, ROLE_OUTSIDE);
     vlan.lower = 3;
     vlan.tag_count = 1;
@@ -83,9 +88,16 @@ pub(crate) fn instance() -> Instance {
     Instance {
         name: "default".to_owned(),
         now: NOW,
-        meta: Meta { magic: META_MAGIC, abi_version: ABI_VERSION, max_flows: 1 << 20, created: ago(7300) },
-        control: Control { epoch: 3, heartbeat: NOW - 1, guarded: 1, ..Control::zeroed() },
-        table: Table { flows: 12, burst: 1, swept: 345, taken_over: 6 },
+        meta: Meta {
+            magic: META_MAGIC,
+            abi_version: ABI_VERSION,
+            max_flows: 1 << 20,
+            created: ago(7300),
+            max_backends: 4096,
+            reserved: 0,
+        },
+        control: Control { epoch: 3, heartbeat: NOW - 1, guarded: 1, backend_slots: 3, ..Control::zeroed() },
+        table: Table { flows: 12, burst: 1, swept: 345, taken_over: 6, drained: 0 },
         sweep: SweepArgs { visited: 24, reclaimed: 2, pending: 1, now: ago(3), ..SweepArgs::zeroed() },
         interfaces: vec![interface("lan0", 2, ROLE_INSIDE), vlan, PortConfig::zeroed()],
         backends: vec![
@@ -100,9 +112,30 @@ pub(crate) fn instance() -> Instance {
             Rule::zeroed(),
         ],
         frontends: vec![frontend(FRONTEND), frontend(SECOND), Frontend::zeroed()],
+        backend_states: vec![BackendState::zeroed(); 3],
         grants,
         grant_states,
+        sets: vec![
+            set(1 << 14, &[(FRONTEND, 1024, 8)]),
+            set(1 << 14 | 1, &[(FRONTEND, 1032, 8), (SECOND, 1024, 16)]),
+            set(1 << 14 | 2, &[(SECOND, 2048, 1024)]),
+        ],
+        quotas: vec![Quota::zeroed(); 6],
+        policies,
+        policy_states,
+        instances: Vec::new(),
     }
+}
+
+/// [`instance`], in which the first two backends have 8 TCP ports in common and beside them their own ones.
+pub(crate) fn sharing() -> Instance {
+    let mut instance = instance();
+    instance.sets.push(set(1 << 14 | 3, &[(FRONTEND, 2048, 4), (SECOND, 4096, 4)]));
+    for slot in [0, 1] {
+        instance.grants[grant_slot(slot, CLASS_TCP) as usize].shared = 4;
+    }
+    instance.grants[grant_slot(0, CLASS_UDP) as usize] = Grant { shared: 4, ..Grant::zeroed() };
+    instance
 }
 
 /// A flow before it is put into halves.

@@ -8,11 +8,15 @@ use std::{
 
 use nat_common::{
     Tick,
-    abi::config::{
-        BackendInfo, CLASSES, Control, Frontend, Grant, GrantState, HEARTBEAT_TICKS, Meta, PortConfig,
-        ROLE_INSIDE, ROLE_OUTSIDE, Rule, SweepArgs, Table, name_of,
+    abi::{
+        config::{
+            CLASSES, Control, Frontend, HEARTBEAT_TICKS, Meta, PortConfig, ROLE_INSIDE, ROLE_OUTSIDE,
+            SweepArgs, Table, name_of,
+        },
+        grant::{BackendInfo, BackendState, Grant, GrantState, PortSet, Quota, Rule},
+        policy::{self, PolicyInfo, PolicyState},
     },
-    tick,
+    ports, tick,
 };
 use serde::{Serialize, Serializer};
 
@@ -39,10 +43,22 @@ pub struct Instance {
     pub rules: Vec<Rule>,
     /// Frontend addresses by slot; address zero: slot free.
     pub frontends: Vec<Frontend>,
-    /// Port blocks by [`nat_common::abi::config::grant_slot`].
+    /// Running state of backends, by the same slot.
+    pub backend_states: Vec<BackendState>,
+    /// Which port sets are whose, by [`nat_common::abi::grant::grant_slot`].
     pub grants: Vec<Grant>,
     /// Their running state, by the same slot.
     pub grant_states: Vec<GrantState>,
+    /// Port sets by slot; without ports: slot free.
+    pub sets: Vec<PortSet>,
+    /// What backends use up under rules with limits, by [`nat_common::abi::grant::quota_index`].
+    pub quotas: Vec<Quota>,
+    /// Policies by slot; kind 0: slot free.
+    pub policies: Vec<PolicyInfo>,
+    /// Their running state, by the same slot.
+    pub policy_states: Vec<PolicyState>,
+    /// Instance IPs, network byte order, ascending, and whose they are.
+    pub instances: Vec<([u8; 4], policy::Instance)>,
 }
 
 impl Instance {
@@ -79,7 +95,36 @@ impl Instance {
 
     /// Grants with ports, with their slots.
     pub fn granted(&self) -> impl Iterator<Item = (u32, &Grant)> {
-        (0..).zip(&self.grants).filter(|(_, grant)| grant.ports != 0)
+        (0..).zip(&self.grants).filter(|(_, grant)| !grant.is_none())
+    }
+
+    /// The ports that only the grant's backend uses.
+    #[must_use]
+    pub fn own(&self, grant: &Grant) -> Option<&PortSet> {
+        self.set(grant.own)
+    }
+
+    /// The ports that it shares with the other backends of its rule.
+    #[must_use]
+    pub fn shared(&self, grant: &Grant) -> Option<&PortSet> {
+        self.set(grant.shared)
+    }
+
+    fn set(&self, number: u32) -> Option<&PortSet> {
+        self.sets.get((number as usize).checked_sub(1)?).filter(|set| set.ports != 0)
+    }
+
+    /// Ports that the grant's backend may use, own and shared ones.
+    #[must_use]
+    pub fn ports(&self, grant: &Grant) -> u32 {
+        [self.own(grant), self.shared(grant)].into_iter().flatten().map(|set| set.ports).sum()
+    }
+
+    /// Whether new flows of the grant may use this port.
+    #[must_use]
+    pub fn has_port(&self, grant: &Grant, place: Endpoint) -> bool {
+        let mut sets = [self.own(grant), self.shared(grant)].into_iter().flatten();
+        sets.any(|set| ports::segment_of(set, place.address, place.port).is_some())
     }
 
     /// Seconds since the daemon's last sign of life.

@@ -4,9 +4,11 @@
 //! Pure: no kernel, no clock. [`crate::datapath::tables`] makes the readings, [`crate::cli`] prints the results.
 //! The serialised forms are the documented JSON (docs/json.md).
 
+pub mod destinations;
 pub mod flows;
 pub mod instance;
 pub mod ports;
+pub mod refusals;
 pub mod stats;
 pub mod status;
 

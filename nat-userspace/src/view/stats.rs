@@ -9,10 +9,13 @@
 use std::collections::BTreeMap;
 
 use nat_common::abi::{
-    config::Table,
+    config::{Table, name_of},
     counters::{Counters, Fate, REASON_SLOTS, Reason},
+    policy::{PolicyInfo, PolicyState},
 };
 use serde::{Serialize, Serializer, ser::SerializeMap};
+
+use super::instance::Instance;
 
 /// Counters of all CPUs together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +43,8 @@ impl Reading {
                 record_fallbacks,
                 searches,
                 same_flow_races,
+                refusals_icmp,
+                refusals_reset,
             } = cpu;
             sum.seen += seen;
             sum.seen_bytes += seen_bytes;
@@ -53,6 +58,8 @@ impl Reading {
             sum.record_fallbacks += record_fallbacks;
             sum.searches += searches;
             sum.same_flow_races += same_flow_races;
+            sum.refusals_icmp += refusals_icmp;
+            sum.refusals_reset += refusals_reset;
         }
         Self { cpus: cpus.len() as u64, sum }
     }
@@ -133,6 +140,36 @@ pub struct Internals {
     pub searches: u64,
     /// Two CPUs opened the same flow.
     pub same_flow_races: u64,
+    /// Refused packets whose sender was told by ICMP.
+    pub refusals_icmp: u64,
+    /// Refused packets whose sender was told by RST.
+    pub refusals_reset: u64,
+}
+
+/// A policy and what it applied to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PolicyCount {
+    /// Name.
+    pub name: String,
+    /// `deny`, `deny_inbound` or `bypass`.
+    pub kind: &'static str,
+    /// Packets.
+    pub packets: u64,
+}
+
+/// Policies by slot, with their counts.
+#[must_use]
+pub fn policies(instance: &Instance) -> Vec<PolicyCount> {
+    let count = |(policy, state): (&PolicyInfo, &PolicyState)| {
+        let kind = match policy.kind {
+            1 => "deny",
+            2 => "deny_inbound",
+            3 => "bypass",
+            _ => return None,
+        };
+        Some(PolicyCount { name: name_of(&policy.name).to_owned(), kind, packets: state.packets })
+    };
+    instance.policies.iter().zip(&instance.policy_states).filter_map(count).collect()
 }
 
 /// The flow table's own counts.
@@ -167,6 +204,8 @@ pub struct Stats {
     pub guard: Guard,
     /// Slow paths and losses.
     pub internals: Internals,
+    /// Policies.
+    pub policies: Vec<PolicyCount>,
     /// Flow table.
     pub table: TableCounts,
     /// Whether the verdicts add up.
@@ -197,14 +236,14 @@ pub const FATES: [(Fate, &str); 4] = [
 ];
 
 impl Stats {
-    /// From a reading and the table's counts.
+    /// From a reading and the tables.
     #[must_use]
-    pub fn new(name: &str, reading: &Reading, integrity: Integrity, table: Table) -> Self {
+    pub fn new(instance: &Instance, reading: &Reading, integrity: Integrity) -> Self {
         let sum = &reading.sum;
         let verdicts = ByReason(sum.packets);
-        let Table { burst, flows, swept, taken_over } = table;
+        let Table { burst, flows, swept, taken_over, drained: _ } = instance.table;
         Self {
-            name: name.to_owned(),
+            name: instance.name.clone(),
             packets_seen: sum.seen,
             bytes_seen: sum.seen_bytes,
             fates: FATES.iter().map(|(fate, name)| (*name, verdicts.fate(*fate))).collect(),
@@ -216,7 +255,10 @@ impl Stats {
                 record_fallbacks: sum.record_fallbacks,
                 searches: sum.searches,
                 same_flow_races: sum.same_flow_races,
+                refusals_icmp: sum.refusals_icmp,
+                refusals_reset: sum.refusals_reset,
             },
+            policies: policies(instance),
             table: TableCounts { flows, burst, swept, taken_over },
             integrity,
             rates: None,
@@ -289,7 +331,7 @@ mod tests {
     fn rates_are_differences_per_second() {
         let stats = |seen| {
             let reading = reading(seen, seen);
-            Stats::new("default", &reading, reading.judge(&reading), Table::default())
+            Stats::new(&crate::view::example::instance(), &reading, reading.judge(&reading))
         };
         let rates = stats(300).since(&stats(100), 2.0).rates.expect("two readings");
         assert!((rates.packets_seen - 100.0).abs() < 1e-9);

@@ -19,9 +19,10 @@ use nat_common::{
 use serde::Serialize;
 
 use super::{
+    destinations::DestinationRow,
     flows::{Flow, State},
     instance::{Instance, address, mac, role_name},
-    ports::{DestinationRow, PortUse},
+    ports::PortUse,
     stats::Stats,
 };
 use crate::{
@@ -31,8 +32,14 @@ use crate::{
 };
 
 /// Verdicts that an operator should know about when there are any.
-pub const ATTENTION: [Reason; 10] = [
+pub const ATTENTION: [Reason; 16] = [
     Reason::NoFreePort,
+    Reason::PortCap,
+    Reason::SearchCut,
+    Reason::FlowLimit,
+    Reason::HalfOpenLimit,
+    Reason::RateLimit,
+    Reason::DestinationLimit,
     Reason::TableFull,
     Reason::TableShare,
     Reason::NoOutboundRule,
@@ -224,6 +231,7 @@ impl Status {
             events: daemon.map_or_else(Vec::new, |daemon| lines(&daemon.events)),
         };
         status.problems = status.find_problems();
+        status.problems.extend(super::refusals::problems(instance));
         status
     }
 
@@ -250,9 +258,13 @@ impl Status {
             ));
         }
         if let Some(worst) = self.worst_port_use.as_ref().filter(|worst| worst.binding) {
+            let who = match worst.backend {
+                Some(backend) => format!("{backend} has"),
+                None => format!("the backends of rule `{}` have", worst.rule),
+            };
             problems.push(format!(
-                "{} has no {} port left for {}: {} of {} in use",
-                worst.backend, worst.protocol, worst.destination, worst.used, worst.allocated
+                "{who} no {} port left for {}: {} of {} in use",
+                worst.protocol, worst.destination, worst.used, worst.allocated
             ));
         }
         if self.flows.unpaired_halves != 0 {
@@ -320,8 +332,14 @@ fn rules(instance: &Instance, flows: &[Flow]) -> Vec<RuleSummary> {
         let rule = instance.rule(slot)?;
         let grants: Vec<_> = instance.granted().filter(|(_, grant)| grant.rule == slot).collect();
         let mut ports = BTreeMap::new();
-        for (grant, ports_of) in &grants {
-            *ports.entry(super::flows::class_name(grant % CLASSES)).or_default() += u64::from(ports_of.ports);
+        let mut counted = std::collections::HashSet::new();
+        for (place, grant) in &grants {
+            let class = place % CLASSES;
+            let own = instance.own(grant);
+            // What is shared counts once.
+            let shared = instance.shared(grant).filter(|_| counted.insert((class, grant.shared)));
+            let more: u64 = [own, shared].into_iter().flatten().map(|set| u64::from(set.ports)).sum();
+            *ports.entry(super::flows::class_name(class)).or_default() += more;
         }
         let mut backends: Vec<_> = grants.iter().map(|(grant, _)| grant / CLASSES).collect();
         backends.dedup();

@@ -2,7 +2,10 @@
 //! Joining, filtering, ordering, and port use, over the example tables.
 
 use nat_common::{
-    abi::config::{CLASS_ICMP, CLASS_TCP, CLASS_UDP, grant_slot},
+    abi::{
+        config::{CLASS_ICMP, CLASS_TCP, CLASS_UDP},
+        grant::grant_slot,
+    },
     net::{state, timers::TimerClass},
 };
 
@@ -179,7 +182,7 @@ fn ports_are_counted_once_and_held_until_released() {
     let rows = PortUse::of(&instance, &flows).rows();
     let row = |backend: [u8; 4], protocol: &str, frontend: [u8; 4], draining: bool| {
         let mut found = rows.iter().filter(|row| {
-            row.backend.octets() == backend
+            row.backend.map(|address| address.octets()) == Some(backend)
                 && row.protocol == protocol
                 && row.frontend.octets() == frontend
                 && row.draining == draining
@@ -201,7 +204,7 @@ fn ports_are_counted_once_and_held_until_released() {
     assert_eq!((draining.allocated, draining.used, draining.range), (0, 1, [9000, 9000]));
     // Each port of a grant is in exactly one row.
     let allocated: u32 = rows.iter().map(|row| row.allocated).sum();
-    assert_eq!(allocated, instance.granted().map(|(_, grant)| grant.ports).sum::<u32>());
+    assert_eq!(allocated, instance.granted().map(|(_, grant)| instance.ports(grant)).sum::<u32>());
 }
 
 #[test]
@@ -212,8 +215,8 @@ fn a_port_that_serves_two_destinations_is_one_port() {
     let ports = PortUse::of(&instance, &flows);
     let row = ports.rows().into_iter().find(|row| row.used > 0).expect("a row in use");
     assert_eq!((row.used, row.flows, row.worst_used), (1, 2, 1));
-    assert_eq!(ports.by_destination(usize::MAX).len(), 2);
-    assert_eq!(ports.by_destination(1).len(), 1);
+    assert_eq!(ports.by_destination(usize::MAX, None).len(), 2);
+    assert_eq!(ports.by_destination(1, None).len(), 1);
 }
 
 #[test]
@@ -222,14 +225,14 @@ fn the_binding_destination_is_found() {
     let ports = PortUse::of(&instance, &example::every_flow(&instance));
     let worst = ports.worst().expect("there are flows");
     assert_eq!(
-        (worst.backend.octets(), worst.protocol, worst.destination),
-        (BACKEND, "udp", endpoint(SERVER, 53))
+        (worst.backend, worst.protocol, worst.destination),
+        (Some(BACKEND.into()), "udp", endpoint(SERVER, 53))
     );
     assert!(worst.binding);
     assert_eq!((worst.used, worst.allocated), (8, 8));
     // The longest idle of the eight has been so for 37 of 240 seconds; two seconds of grace follow.
     assert_eq!(worst.next_release_seconds, 240 - 37 + 2);
-    let least = ports.by_destination(5);
+    let least = ports.by_destination(5, None);
     assert_eq!(least.iter().filter(|row| row.binding).count(), 1);
     assert!(PortUse::new(&instance).worst().is_none());
 }
@@ -242,7 +245,92 @@ fn what_points_nowhere_is_shown_and_does_not_fail() {
     flow.rule = 200;
     let rows = PortUse::of(&instance, &[flow]).rows();
     let lost = rows.iter().find(|row| row.draining).expect("shown as draining");
-    assert_eq!((lost.backend.octets(), lost.rule.as_str(), lost.used), ([0; 4], "", 1));
+    assert_eq!((lost.backend, lost.rule.as_str(), lost.used), (Some([0; 4].into()), "", 1));
     instance.rules.clear();
     assert_eq!(flow_of(&instance, TCP).state, State::Expired, "without a rule there is no time to live");
+}
+
+#[test]
+fn shared_ports_run_out_for_all_together() {
+    let instance = example::sharing();
+    let to = |slot: u32, source: [u8; 4], port: u16, frontend| Spec {
+        slot,
+        source: (source, port),
+        frontend,
+        ..TCP
+    };
+    let mut specs: Vec<Spec> = (0..4).map(|n| to(0, BACKEND, 100 + n, (FRONTEND, 2048 + n))).collect();
+    specs.extend((0..3).map(|n| to(1, DB1, 200 + n, (SECOND, 4096 + n))));
+    // A port of its own, for the same destination.
+    specs.push(to(1, DB1, 300, (FRONTEND, 1032)));
+    let flows: Vec<Flow> = specs.iter().map(|spec| flow_of(&instance, *spec)).collect();
+    let ports = PortUse::of(&instance, &flows);
+    let shared: Vec<_> = ports.rows().into_iter().filter(|row| row.shared && row.protocol == "tcp").collect();
+    let what =
+        |row: &super::ports::PortRow| (row.backend, row.range, row.allocated, row.used, row.worst_used);
+    assert_eq!(
+        shared.iter().map(what).collect::<Vec<_>>(),
+        [(Some(BACKEND.into()), [2048, 2051], 4, 4, 7), (Some(DB1.into()), [4096, 4099], 4, 3, 7),]
+    );
+    assert!(shared.iter().all(|row| row.allocated_total == 8));
+    // Nobody uses the UDP ones.
+    let unused = ports.rows().into_iter().filter(|row| row.backend.is_none());
+    assert_eq!(
+        unused.map(|row| (row.protocol, row.range)).collect::<Vec<_>>(),
+        [("udp", [2048, 2051]), ("udp", [4096, 4099])]
+    );
+    let rows = ports.by_destination(5, None);
+    let common = rows.iter().find(|row| row.shared).expect("shared ports in use");
+    assert_eq!((common.backend, common.used, common.allocated, common.binding), (None, 7, 8, false));
+    assert_eq!((common.top_backend, common.top_used), (Some(BACKEND.into()), 4));
+    let own = rows.iter().find(|row| !row.shared).expect("an own port in use");
+    assert_eq!((own.backend, own.used, own.top_backend), (Some(DB1.into()), 1, None));
+    assert_eq!(ports.worst().as_ref(), Some(common));
+    assert!(ports.by_destination(5, Some(BACKEND)).iter().all(|row| row.shared));
+    assert_eq!(ports.by_destination(5, Some(DB1)).len(), 2);
+    assert!(ports.by_destination(5, Some(SERVER)).is_empty());
+
+    let last = flow_of(&instance, to(1, DB1, 400, (SECOND, 4099)));
+    let full = PortUse::of(&instance, &flows.iter().copied().chain([last]).collect::<Vec<_>>());
+    assert!(full.worst().expect("in use").binding);
+}
+
+#[test]
+fn own_ports_beside_shared_ones_do_not_bind() {
+    let instance = example::sharing();
+    let flows: Vec<Flow> = (0..8)
+        .map(|n| {
+            flow_of(&instance, Spec { source: (BACKEND, 100 + n), frontend: (FRONTEND, 1024 + n), ..TCP })
+        })
+        .collect();
+    let ports = PortUse::of(&instance, &flows);
+    let rows = ports.by_destination(5, None);
+    assert_eq!((rows.len(), rows[0].used, rows[0].allocated, rows[0].binding), (1, 8, 8, false));
+    assert_eq!(ports.worst(), None);
+}
+
+#[test]
+fn who_was_refused_is_named() {
+    let mut instance = example::instance();
+    assert_eq!(super::refusals::problems(&instance), [] as [&str; 0]);
+    instance.backend_states[1].refused_rule = 7;
+    instance.backend_states[0].refused_policy = 1;
+    instance.grant_states[grant_slot(0, CLASS_UDP) as usize].refused_limit = 2;
+    instance.grant_states[grant_slot(2, CLASS_TCP) as usize].refused_limit = 30;
+    assert_eq!(
+        super::refusals::problems(&instance),
+        [
+            "7 packets of backend db1 (10.0.2.7) refused: no outbound rule covers it",
+            "1 packets of backend 10.0.0.4 refused: a policy is against it",
+            "32 new flows of backends 10.0.1.1, 10.0.0.4 refused: a limit of its rule",
+        ]
+    );
+}
+
+#[test]
+fn policies_are_counted_by_name() {
+    let counts = super::stats::policies(&example::instance());
+    let counts: Vec<_> =
+        counts.iter().map(|policy| (policy.name.as_str(), policy.kind, policy.packets)).collect();
+    assert_eq!(counts, [("no-smtp", "deny", 42)]);
 }

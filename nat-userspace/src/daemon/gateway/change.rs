@@ -17,10 +17,10 @@ use crate::{
     },
     datapath::{
         attach::{self, Mode},
-        bank::{self, LiveFlows},
+        bank::{self, Filled, LiveFlows},
         guard,
         layout::{self, Device, Lower},
-        ports,
+        policy, ports,
         tables::Tables,
     },
     plan::{self, PortPlan},
@@ -50,7 +50,7 @@ impl Gateway {
         // The guard first: from `ports::write` on, the data path may leave a packet to it.
         self.put_guards(Some(&mut *journal))?;
         ports::write(&self.instance, &self.layout)?;
-        self.flip(plan, &self.to_be_owned(devices))?;
+        self.flip(&previous, plan, &self.to_be_owned(devices))?;
         self.control.update(|control| control.guarded = 1)?;
         self.put_programs(devices, Some(&mut *journal))?;
         // The addresses after the programs: until then the host would answer for flows that it does not know.
@@ -101,10 +101,14 @@ impl Gateway {
         Ok(owned)
     }
 
-    /// Fills the idle bank with `plan` and puts it in force.
-    fn flip(&mut self, plan: PortPlan, owned: &HashSet<Ipv4Addr>) -> Result<()> {
+    /// Fills the idle bank with `plan` and puts it in force. `before` is what was.
+    fn flip(&mut self, before: &PortPlan, plan: PortPlan, owned: &HashSet<Ipv4Addr>) -> Result<()> {
         let next = bank::other(self.control.value().bank);
-        bank::fill(&self.instance, next, &plan, owned)?;
+        let held = self.filled[next as usize];
+        self.filled[next as usize] = held.or(Filled::by(&plan));
+        bank::fill(&self.instance, next, &plan, owned, held)?;
+        self.filled[next as usize] = Filled::by(&plan);
+        policy::reset_counts(&self.instance, before, &plan)?;
         let backends = plan.backends.iter().flatten().count();
         let (guaranteed, burst) =
             bank::shares(self.meta.max_flows, u32::try_from(backends).unwrap_or(u32::MAX));
@@ -114,7 +118,11 @@ impl Gateway {
             control.heartbeat = clock::now();
             control.guaranteed_flows = guaranteed;
             control.burst_flows = burst;
-            control.generation = control.generation.wrapping_add(1);
+            control.generation = plan.generation;
+            control.features = plan.features;
+            control.shortest = plan.shortest();
+            control.on_refusal = plan.on_refusal;
+            control.backend_slots = plan.backend_slots();
         })?;
         self.plan = plan;
         Ok(())

@@ -18,6 +18,7 @@ use aya::{
 use nat_common::abi::{
     ABI_VERSION,
     config::{Control, META_MAGIC, Meta},
+    grant::MAX_SETS,
     names,
 };
 use tracing::warn;
@@ -31,14 +32,14 @@ use crate::{
     clock, config,
     datapath::{
         attach::{self, Mode},
-        bank::{self, ControlCell},
+        bank::{self, ControlCell, Filled},
         layout::{self, Device, Layout, Lower},
         load::{self, Constants, Loader, LogLevel},
-        pin::{self, Existing, Instance},
+        pin::{self, Existing, Instance, Room},
         ports,
         tables::Tables,
     },
-    plan::PortPlan,
+    plan::{PortPlan, table_size},
 };
 
 /// A device with an XDP program of this process.
@@ -60,6 +61,8 @@ pub(super) struct Gateway {
     plan: PortPlan,
     layout: Layout,
     control: ControlCell,
+    /// What each bank of the tables may hold.
+    filled: [Filled; 2],
     host: HostState,
     guard: Ebpf,
     attached: BTreeMap<String, Attached>,
@@ -132,29 +135,46 @@ impl Gateway {
         existing: Existing,
         log: LogLevel,
     ) -> Result<Self> {
-        let max_flows = match existing {
-            Existing::Adoptable(meta) => meta.max_flows,
-            _ => config.max_flows,
+        let room = match existing {
+            Existing::Adoptable(meta) => meta.into(),
+            _ => Room { flows: config.max_flows, backends: table_size(config) },
         };
-        if max_flows != config.max_flows {
+        if room.flows != config.max_flows {
             warn!(
-                "max_flows stays {max_flows}, as the flow table was made: {} takes effect after `natgw detach`",
-                config.max_flows
+                "max_flows stays {}, as the flow table was made: {} takes effect after `natgw detach`",
+                room.flows, config.max_flows
             );
         }
-        let loader = Loader::new(instance.clone(), max_flows, log);
+        if let Some(wanted) = config.max_backends.filter(|wanted| *wanted != room.backends) {
+            warn!(
+                "max_backends stays {}, as the tables were made: {wanted} takes effect after `natgw detach`",
+                room.backends
+            );
+        }
+        let loader = Loader::new(instance.clone(), room, log);
         let guard = loader.load(Constants::NO_DEVICE)?;
         let meta = match existing {
             Existing::Adoptable(meta) => meta,
             _ => {
-                let meta =
-                    Meta { magic: META_MAGIC, abi_version: ABI_VERSION, max_flows, created: clock::now() };
+                let meta = Meta {
+                    magic: META_MAGIC,
+                    abi_version: ABI_VERSION,
+                    max_flows: room.flows,
+                    created: clock::now(),
+                    max_backends: room.backends,
+                    reserved: 0,
+                };
                 let mut map: Array<MapData, Meta> = instance.array(names::META)?;
                 map.set(0, meta, 0).context("writing map `META`")?;
                 meta
             }
         };
         let control = ControlCell::open(&instance)?;
+        // What an earlier process has left in either bank is not known.
+        let filled = match existing {
+            Existing::Adoptable(meta) => Filled { backends: meta.max_backends, sets: MAX_SETS },
+            _ => Filled::default(),
+        };
         Ok(Self {
             instance,
             netlink,
@@ -164,6 +184,7 @@ impl Gateway {
             plan: PortPlan::default(),
             layout: Layout::default(),
             control,
+            filled: [filled; 2],
             host: HostState::default(),
             guard,
             attached: BTreeMap::new(),
@@ -208,8 +229,11 @@ impl Gateway {
     fn try_put_back(&mut self, before: &Control, lowers: &[Lower]) -> Result<()> {
         self.control.update(|control| {
             let epoch = bank::epoch_after(control.epoch);
-            *control = Control { epoch, heartbeat: control.heartbeat, ..*before };
+            // The generation goes on: sets that were in force for a moment have numbers of theirs.
+            let generation = control.generation.wrapping_add(1);
+            *control = Control { epoch, heartbeat: control.heartbeat, generation, ..*before };
         })?;
+        self.plan.generation = self.control.value().generation;
         ports::write(&self.instance, &self.layout)?;
         // A device that this process has put no program on still has the one it had.
         for lower in lowers {
