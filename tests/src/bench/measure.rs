@@ -13,7 +13,7 @@ use super::{
     generator::{Generator, Limit, Sent},
     options::Options,
     sink::Sink,
-    workload::{Bench, MAX_FLOWS, Workload},
+    workload::{Live, MAX_FLOWS, Workload},
 };
 
 /// Packets of the precheck, each of a flow of its own.
@@ -149,9 +149,9 @@ fn precheck(
 ) -> anyhow::Result<()> {
     sink.reset(0)?;
     let flows = match workload.bench {
-        Bench::Established => 0..workload.flows.min(PRECHECK),
+        Live::Established => 0..workload.flows.min(PRECHECK),
         // Flows that the timing will not meet again.
-        Bench::NewFlows => MAX_FLOWS - PRECHECK..MAX_FLOWS,
+        Live::NewFlows => MAX_FLOWS - PRECHECK..MAX_FLOWS,
     };
     let packets = u64::from(flows.end - flows.start);
     let sent = generator.send(flows, Limit { packets, time: OPENING })?;
@@ -177,7 +177,7 @@ fn time(
 ) -> anyhow::Result<Sent> {
     let flows = 0..workload.flows;
     match workload.bench {
-        Bench::Established => {
+        Live::Established => {
             let opening = Limit { packets: u64::from(workload.flows), time: OPENING };
             generator.send(flows.clone(), opening).context("opening the flows")?;
             generator.send(flows.clone(), Limit { packets: u64::MAX, time: WARM_UP }).context("warm-up")?;
@@ -185,7 +185,7 @@ fn time(
             sink.reset(CHECK_MASK)?;
             generator.send(flows, lab.limit)
         }
-        Bench::NewFlows => {
+        Live::NewFlows => {
             sink.reset(CHECK_MASK)?;
             generator.send(flows, Limit { packets: u64::from(workload.flows), time: OPENING })
         }

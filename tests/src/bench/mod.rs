@@ -21,6 +21,7 @@ mod machine;
 mod measure;
 mod namespace;
 mod options;
+mod ports;
 mod report;
 mod signal;
 mod sink;
@@ -32,7 +33,7 @@ use std::{fs::File, os::fd::AsRawFd as _};
 use anyhow::{Context as _, bail};
 
 pub use self::options::Options;
-use self::{chain::Chain, gateway::Kind, measure::Lab, report::Report};
+use self::{chain::Chain, gateway::Kind, measure::Lab, report::Report, workload::Bench};
 
 /// Two benches at a time would measure each other.
 const LOCK: &str = "/run/natgw-bench.lock";
@@ -52,6 +53,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     signal::install()?;
     Chain::remove_stale()?;
 
+    if options.wants(Bench::Ports) {
+        let rows = ports::run()?;
+        print!("{}", ports::table(&rows));
+        if options.workloads().is_empty() {
+            return options.json.as_ref().map_or(Ok(()), |path| report::write(path, &rows));
+        }
+    }
     let gateways = gateways(options)?;
     let lab = Lab::new(options)?;
     let _conntrack =

@@ -8,7 +8,7 @@ use clap::{Parser, value_parser};
 
 use super::{
     gateway::Kind,
-    workload::{Bench, MAX_FLOWS, NEW_FLOWS, Workload},
+    workload::{Bench, Live, MAX_FLOWS, NEW_FLOWS, Workload},
 };
 
 /// Names the BPF object with generator, sink and floor.
@@ -52,16 +52,21 @@ pub struct Options {
 }
 
 impl Options {
-    /// What to measure, in order.
+    /// Whether a bench is to run.
+    pub(super) fn wants(&self, bench: Bench) -> bool {
+        self.benches.is_empty() || self.benches.contains(&bench)
+    }
+
+    /// What to measure with live frames, in order.
     pub(super) fn workloads(&self) -> Vec<Workload> {
         let mut workloads = Vec::new();
-        let wanted = |bench| self.benches.is_empty() || self.benches.contains(&bench);
+        let wanted = |bench| self.wants(bench);
         if wanted(Bench::Established) {
-            let each = self.flows.iter().map(|&flows| Workload { bench: Bench::Established, flows });
+            let each = self.flows.iter().map(|&flows| Workload { bench: Live::Established, flows });
             workloads.extend(each);
         }
         if wanted(Bench::NewFlows) {
-            workloads.push(Workload { bench: Bench::NewFlows, flows: NEW_FLOWS });
+            workloads.push(Workload { bench: Live::NewFlows, flows: NEW_FLOWS });
         }
         workloads
     }

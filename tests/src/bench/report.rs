@@ -167,10 +167,15 @@ impl Report {
 
     /// Writes machine facts, settings, medians and every repetition.
     pub(super) fn write_json(&self, path: &Path) -> anyhow::Result<()> {
-        let mut text = serde_json::to_string_pretty(self).context("cannot write the report as JSON")?;
-        text.push('\n');
-        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+        write(path, self)
     }
+}
+
+/// Writes figures as JSON.
+pub(super) fn write(path: &Path, figures: &impl Serialize) -> anyhow::Result<()> {
+    let mut text = serde_json::to_string_pretty(figures).context("cannot write the report as JSON")?;
+    text.push('\n');
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Middle of a sorted list, the mean of the two middle ones when their number is even.

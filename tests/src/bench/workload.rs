@@ -29,13 +29,24 @@ pub enum Bench {
     Established,
     /// Every packet a new 5-tuple, from an empty table to 900,000 flows.
     NewFlows,
+    /// What a new flow costs by how full the ports are, and a refusal.
+    Ports,
+}
+
+/// Benches of live frames through a chain of namespaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Live {
+    /// [`Bench::Established`].
+    Established,
+    /// [`Bench::NewFlows`].
+    NewFlows,
 }
 
 /// One bench at one number of flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Workload {
     /// Which bench.
-    pub(super) bench: Bench,
+    pub(super) bench: Live,
     /// Flows in the cycle, or flows to open.
     pub(super) flows: u32,
 }
@@ -44,8 +55,8 @@ impl Workload {
     /// Name of the bench as typed.
     pub(super) const fn name(&self) -> &'static str {
         match self.bench {
-            Bench::Established => "established",
-            Bench::NewFlows => "new-flows",
+            Live::Established => "established",
+            Live::NewFlows => "new-flows",
         }
     }
 }

@@ -47,6 +47,8 @@ pub struct Outcome {
     pub action: Action,
     /// The frame as the program left it.
     pub frame: Vec<u8>,
+    /// How long the program took, in nanoseconds.
+    pub ns: u64,
 }
 
 /// A gateway for single packets.
@@ -139,6 +141,16 @@ impl Lab {
     /// When the kernel refuses to run it: frames under 14 bytes or over about 3,500.
     pub fn run(&self, slot: usize, frame: &[u8]) -> Result<Outcome> {
         run_xdp(self.xdp(slot)?, self.device(slot).1, frame)
+    }
+
+    /// As [`Lab::run`]: the action, and how long the program took in nanoseconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lab::run`].
+    pub fn timed(&self, slot: usize, frame: &[u8]) -> Result<(Action, u64)> {
+        let outcome = self.run(slot, frame)?;
+        Ok((outcome.action, outcome.ns))
     }
 
     /// The XDP program of the device under port `slot`.
@@ -286,7 +298,8 @@ pub fn run_xdp(program: &Xdp, index: u32, frame: &[u8]) -> Result<Outcome> {
         4 => Action::Redirect,
         other => bail!("the XDP program returned {other}"),
     };
-    Ok(Outcome { action, frame: out })
+    let ns = u64::try_from(result.duration.as_nanos()).unwrap_or(u64::MAX);
+    Ok(Outcome { action, frame: out, ns })
 }
 
 fn load(world: &World, index: u32, lower: &str, pins: &Path, object: &[u8]) -> Result<Ebpf> {
