@@ -8,13 +8,12 @@ use std::{
 };
 
 use nat_common::abi::{
-    config::{
-        Control, Frontend, FrontendKey, IcmpBudget, Meta, PortConfig, PortTag, SweepArgs, Table,
-    },
+    config::{Control, Frontend, FrontendKey, IcmpBudget, Meta, PortConfig, PortTag, SweepArgs, Table},
     counters::{Counters, Fate, Reason},
     flow::{FlowEntry, FlowKey},
     grant::{
-        BackendInfo, BackendKey, BackendRef, BackendState, Grant, GrantState, PortSet, Quota, Rule, TowardsKey,
+        BackendInfo, BackendKey, BackendRef, BackendState, Grant, GrantState, PortSet, Quota, Rule,
+        TowardsKey,
     },
     names,
     policy::{Instance, InstanceKey, PolicyInfo, PolicyMasks, PolicyPrefix, PolicyState},

@@ -11,10 +11,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use nat_common::abi::{
-    config::CLASS_NAMES,
-    grant::Segment,
-};
+use nat_common::abi::{config::CLASS_NAMES, grant::Segment};
 use serde::Serialize;
 
 use crate::{

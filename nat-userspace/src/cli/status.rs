@@ -194,7 +194,8 @@ fn flow_facts(out: &mut dyn Write, style: Style, status: &Status) -> anyhow::Res
     }
     if let Some(worst) = &status.worst_port_use {
         let name = worst.name.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
-        let whose = worst.backend.map_or_else(|| format!("rule {}", worst.rule), |backend| backend.to_string());
+        let whose =
+            worst.backend.map_or_else(|| format!("rule {}", worst.rule), |backend| backend.to_string());
         let text = format!(
             "{} of {} {} ports of {whose}{name} in use for {} ({}%)",
             units::grouped(worst.used),

@@ -18,7 +18,9 @@ use nat_common::abi::{
 
 use super::{pin::Instance, policy, tables::Tables};
 use crate::{
-    plan::{BackendSlot, CLASS_COUNT, FrontendSlot, LiveSlots, PolicyPlan, PolicySlot, PortPlan, RuleSlot, Status},
+    plan::{
+        BackendSlot, CLASS_COUNT, FrontendSlot, LiveSlots, PolicyPlan, PolicySlot, PortPlan, RuleSlot, Status,
+    },
     view,
 };
 

@@ -8,8 +8,9 @@ use aya::maps::{MapData, MapError};
 use bytemuck::Pod;
 
 use super::bpf::{
-    BPF_MAP_DELETE_BATCH, BPF_MAP_DELETE_ELEM, BPF_MAP_GET_NEXT_KEY, BPF_MAP_LOOKUP_BATCH, BPF_MAP_LOOKUP_ELEM,
-    BPF_MAP_UPDATE_BATCH, BPF_MAP_UPDATE_ELEM, BatchAttr, ElemAttr, address, bpf, raw_fd,
+    BPF_MAP_DELETE_BATCH, BPF_MAP_DELETE_ELEM, BPF_MAP_GET_NEXT_KEY, BPF_MAP_LOOKUP_BATCH,
+    BPF_MAP_LOOKUP_ELEM, BPF_MAP_UPDATE_BATCH, BPF_MAP_UPDATE_ELEM, BatchAttr, ElemAttr, address, bpf,
+    raw_fd,
 };
 
 /// The kernel's own "not supported", which libc has no name for (include/linux/errno.h).
@@ -210,9 +211,9 @@ impl<K: Pod + Eq + Hash, V: Pod> TypedMap<K, V> {
             let mut keys: Vec<K> = entries.iter().map(|(key, _)| *key).collect();
             let mut values: Vec<V> = entries.iter().map(|(_, value)| *value).collect();
             match self.batch(BPF_MAP_UPDATE_BATCH, &mut keys, &mut values) {
-                Err(error) if not_supported(&error) => entries.iter().try_for_each(|(key, value)| {
-                    self.single(BPF_MAP_UPDATE_ELEM, [*key], [*value])
-                })?,
+                Err(error) if not_supported(&error) => entries
+                    .iter()
+                    .try_for_each(|(key, value)| self.single(BPF_MAP_UPDATE_ELEM, [*key], [*value]))?,
                 result => result?,
             }
         }
@@ -228,7 +229,8 @@ impl<K: Pod + Eq + Hash, V: Pod> TypedMap<K, V> {
         for keys in keys.chunks(BATCH) {
             match self.batch(BPF_MAP_DELETE_BATCH, &mut keys.to_vec(), &mut []) {
                 Err(error) if not_supported(&error) => {
-                    keys.iter().try_for_each(|key| self.single(BPF_MAP_DELETE_ELEM, [*key], [V::zeroed()]))?;
+                    keys.iter()
+                        .try_for_each(|key| self.single(BPF_MAP_DELETE_ELEM, [*key], [V::zeroed()]))?;
                 }
                 result => result?,
             }

@@ -148,4 +148,3 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
     Ok(info[0])
 }
-

@@ -64,23 +64,21 @@ pub(super) fn lay_out(gateway: &Gateway, previous: &PortPlan) -> Result<Laid, Pl
 fn in_a_row(gateway: &Gateway, packing: Packing) -> Result<Laid, PlanError> {
     let mut layout = Layout::new(gateway, packing);
     let constrained = |layout: &Layout<'_>, rule: usize| layout.selection(rule).is_some();
-    layout
-        .fill_all(constrained)
-        .map_err(|rule| capacity::not_there(gateway, &layout.space, rule))?;
+    layout.fill_all(constrained).map_err(|rule| capacity::not_there(gateway, &layout.space, rule))?;
     for class in 0..CLASS_COUNT {
         let rules: Vec<usize> = (0..gateway.rules.len())
-            .filter(|rule| {
-                !constrained(&layout, *rule) && layout.classes(*rule).contains(&(class as u32))
-            })
+            .filter(|rule| !constrained(&layout, *rule) && layout.classes(*rule).contains(&(class as u32)))
             .collect();
         let mut areas = Areas::new(&layout.space, &rules, class, gateway.rules.len());
         let mut demands = vec![0; gateway.rules.len()];
         for rule in &rules {
             demands[*rule] = capacity::demand(gateway, &gateway.rules[*rule]);
         }
-        let spare: Vec<u64> = areas.runs.iter().map(|runs| runs.iter().map(|run| u64::from(run.count)).sum()).collect();
+        let spare: Vec<u64> =
+            areas.runs.iter().map(|runs| runs.iter().map(|run| u64::from(run.count)).sum()).collect();
         let shares = shares(&areas.by_rule, spare.clone(), &demands).map_err(|rules| {
-            let involved: HashSet<usize> = rules.iter().flat_map(|rule| areas.by_rule[*rule].clone()).collect();
+            let involved: HashSet<usize> =
+                rules.iter().flat_map(|rule| areas.by_rule[*rule].clone()).collect();
             let supply = involved.iter().map(|area| spare[*area]).sum();
             capacity::over_committed_together(gateway, class, rules, supply)
         })?;
@@ -124,7 +122,9 @@ impl Areas {
                 }
                 parts = divided;
             }
-            for (users, runs) in parts.into_iter().filter(|(users, runs)| !users.is_empty() && runs.total() > 0) {
+            for (users, runs) in
+                parts.into_iter().filter(|(users, runs)| !users.is_empty() && runs.total() > 0)
+            {
                 users.iter().for_each(|rule| areas.by_rule[*rule].push(areas.runs.len()));
                 areas.runs.push(runs.iter().map(|(first, count)| Piece { address, first, count }).collect());
             }
@@ -254,8 +254,7 @@ fn share(
             free.iter().map(|(first, count)| Piece { address, first, count }).collect::<Vec<_>>()
         };
         let mut index: BTreeMap<Option<usize>, Option<usize>> = BTreeMap::new();
-        let common: Vec<Option<usize>> =
-            if single { homes.to_vec() } else { vec![None; sets.len()] };
+        let common: Vec<Option<usize>> = if single { homes.to_vec() } else { vec![None; sets.len()] };
         for (home, sets) in common.into_iter().zip(sets.iter_mut()) {
             let known = index.get(&home).copied();
             let at = match known {

@@ -62,7 +62,10 @@ impl Layout<'_> {
                         ports.entry(*address).or_default();
                     }
                 }
-                ports.into_iter().max_by_key(|(address, ports)| (*ports, std::cmp::Reverse(*address))).map(|(a, _)| a)
+                ports
+                    .into_iter()
+                    .max_by_key(|(address, ports)| (*ports, std::cmp::Reverse(*address)))
+                    .map(|(a, _)| a)
             }
             _ => None,
         }
@@ -236,7 +239,8 @@ impl Layout<'_> {
         };
         let addresses = self.space.by_rule[rule].iter().copied();
         if self.selection(rule) != Some(Selection::DrainFirst) {
-            let missing = |address| (address, self.most(rule, backend, address).saturating_sub(have(address)));
+            let missing =
+                |address| (address, self.most(rule, backend, address).saturating_sub(have(address)));
             return addresses.map(missing).filter(|(_, missing)| *missing > 0).collect();
         }
         let all: u32 = pieces.iter().map(|piece| piece.count).sum();

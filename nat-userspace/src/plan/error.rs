@@ -86,9 +86,9 @@ impl PlanError {
     pub fn rules(&self) -> &[usize] {
         match self {
             Self::OverCommitted { rules, .. } => rules,
-            Self::NotThere { rule, .. } | Self::TooManyPieces { rule, .. } | Self::NothingLeft { rule, .. } => {
-                rule
-            }
+            Self::NotThere { rule, .. }
+            | Self::TooManyPieces { rule, .. }
+            | Self::NothingLeft { rule, .. } => rule,
             Self::NoSlot { .. } | Self::TooManyBackends { .. } | Self::TooManySets { .. } => &[],
         }
     }
@@ -115,11 +115,14 @@ impl PlanError {
                 Some(Selection::Pinned) => {
                     "pin some of these backends to other addresses, or lower what each gets".to_owned()
                 }
-                _ => "lower what each backend gets, add frontend addresses, or leave `frontend_selection` out"
-                    .to_owned(),
+                _ => {
+                    "lower what each backend gets, add frontend addresses, or leave `frontend_selection` out"
+                        .to_owned()
+                }
             }),
             Self::TooManyPieces { rule: [rule], .. } if dynamic(*rule) => Some(
-                "fewer frontend addresses, or reserved ports at the end of the range, make fewer pieces".to_owned(),
+                "fewer frontend addresses, or reserved ports at the end of the range, make fewer pieces"
+                    .to_owned(),
             ),
             Self::TooManyPieces { rule: [rule], .. } => {
                 let ports = gateway.rules[*rule].ports_per_backend;

@@ -84,7 +84,11 @@ impl<'a> Layout<'a> {
                 None => 4,
             };
             let ports = std::cmp::Reverse(self.gateway.rules[*rule].ports_per_backend);
-            (freedom, (freedom == 4).then_some(self.space.by_rule[*rule].len()), (freedom < 4).then_some(ports))
+            (
+                freedom,
+                (freedom == 4).then_some(self.space.by_rule[*rule].len()),
+                (freedom < 4).then_some(ports),
+            )
         });
         order
     }
@@ -179,7 +183,8 @@ impl<'a> Layout<'a> {
             }
             ends.into_iter().any(|(address, (end, used))| {
                 let region = end - super::FIRST_PORT;
-                let holes = self.space.free(rule, address, &[*class]).within(super::FIRST_PORT, region).total();
+                let holes =
+                    self.space.free(rule, address, &[*class]).within(super::FIRST_PORT, region).total();
                 holes > used
             })
         })

@@ -10,7 +10,8 @@ use nat_common::{
     Tick,
     abi::{
         config::{
-            CLAIMED_BYTES, CLASS_ICMP, CLASS_NAMES, FRONTEND_DRAINING, Frontend, MIN_BACKENDS, name_of, padded,
+            CLAIMED_BYTES, CLASS_ICMP, CLASS_NAMES, FRONTEND_DRAINING, Frontend, MIN_BACKENDS, name_of,
+            padded,
         },
         grant::{BackendInfo, Grant, Limits, MAX_SEGMENTS, PortSet, RULE_WITHOUT_TCP, Rule, Segment},
     },

@@ -8,13 +8,11 @@ use std::{
 };
 
 use ipnet::Ipv4Net;
+use nat_common::abi::config::{name_of, padded};
 use nat_common::abi::{
     config::{CLASS_TCP, CLASS_UDP, CLASSES, FEATURE_INSTANCE, FEATURE_POLICY, FEATURE_RULE_FIRST},
-    policy::{
-        MAX_INSTANCES, MAX_POLICIES, MAX_POLICY_PREFIXES, PolicyInfo, PolicyMasks,
-    },
+    policy::{MAX_INSTANCES, MAX_POLICIES, MAX_POLICY_PREFIXES, PolicyInfo, PolicyMasks},
 };
-use nat_common::abi::config::{name_of, padded};
 
 use super::{PlanError, model::PortPlan, slots::Table};
 use crate::config::{Action, Gateway, Policy, PolicyDirection, Precedence};
@@ -80,20 +78,23 @@ pub(super) fn fill(gateway: &Gateway, previous: &PortPlan, plan: &mut PortPlan) 
         key: |policy: &PolicySlot| policy.name.clone(),
         drained: |_, _: &PolicySlot| None,
     };
-    let wanted = gateway.policies.iter().map(|policy| PolicySlot { name: policy.name.clone(), kind: kind(policy) });
+    let wanted =
+        gateway.policies.iter().map(|policy| PolicySlot { name: policy.name.clone(), kind: kind(policy) });
     let slots = table.assign(&previous.policy.slots, wanted.collect())?;
     let bits: Vec<u64> = gateway
         .policies
         .iter()
         .map(|policy| {
-            let slot = slots.iter().position(|slot| slot.as_ref().is_some_and(|slot| slot.name == policy.name));
+            let slot =
+                slots.iter().position(|slot| slot.as_ref().is_some_and(|slot| slot.name == policy.name));
             slot.map_or(0, |slot| 1 << slot)
         })
         .collect();
     let policies: Vec<(u64, &Policy)> = bits.into_iter().zip(&gateway.policies).collect();
-    let instances = gateway.instance_ips.iter().filter_map(|instance| {
-        Some((instance.address, plan.backend_slot(instance.backend)?))
-    });
+    let instances = gateway
+        .instance_ips
+        .iter()
+        .filter_map(|instance| Some((instance.address, plan.backend_slot(instance.backend)?)));
     plan.policy = PolicyPlan {
         slots,
         prefixes: prefixes(&policies),
@@ -156,7 +157,8 @@ fn prefixes(policies: &[(u64, &Policy)]) -> BTreeMap<Ipv4Net, u64> {
 fn ports(policies: &[(u64, &Policy)], class: u32) -> BTreeMap<u16, u64> {
     let mut edges = BTreeSet::from([0]);
     let of_class = |policy: &&Policy| policy.classes >> class & 1 == 1;
-    for range in policies.iter().map(|(_, policy)| *policy).filter(of_class).flat_map(|policy| &policy.ports) {
+    for range in policies.iter().map(|(_, policy)| *policy).filter(of_class).flat_map(|policy| &policy.ports)
+    {
         edges.insert(range.first);
         edges.extend(range.last.checked_add(1));
     }

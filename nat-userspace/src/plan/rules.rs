@@ -82,11 +82,17 @@ mod tests {
             ..OutboundRule::default()
         };
         let slot = slot(&rule);
-        assert_eq!((slot.limits.interval, slot.limits.tolerance, slot.limits.reserved), (1_000_000, 50_000_000, 12));
+        assert_eq!(
+            (slot.limits.interval, slot.limits.tolerance, slot.limits.reserved),
+            (1_000_000, 50_000_000, 12)
+        );
         assert_eq!(slot.flags, RULE_LIMITED | RULE_WITHOUT_TCP);
         assert_eq!(slot.on_refusal, nat_common::abi::grant::REFUSAL_TCP_RESET);
         let [first, second, third, ..] = slot.limits.destinations;
-        assert_eq!((first.address, first.mask, first.port), ([198, 51, 100, 0], [255, 255, 255, 0], [1, 187]));
+        assert_eq!(
+            (first.address, first.mask, first.port),
+            ([198, 51, 100, 0], [255, 255, 255, 0], [1, 187])
+        );
         assert_eq!((second.port, second.reserved, third.classes), ([0, 0], 7, 0));
         assert_eq!(RuleSlot::from_abi(&slot.to_abi()), Some(slot));
         rule.destinations.clear();

@@ -81,11 +81,17 @@ impl PortUse<'_> {
         // Own ports beside shared ones do not run out: the flows go on to the others.
         let own = self.own.iter().filter(|((grant, _), _)| !self.has_shared(*grant));
         let own = own.map(|((grant, to), towards)| {
-            ((share(towards.used, self.own_ports(*grant)), towards.used, Reverse(*grant), Reverse(*to)), *towards)
+            (
+                (share(towards.used, self.own_ports(*grant)), towards.used, Reverse(*grant), Reverse(*to)),
+                *towards,
+            )
         });
         let own = own.max_by_key(|(rank, _)| *rank);
         let shared = self.shared.iter().map(|((pool, to), towards)| {
-            ((share(towards.used, self.shared_ports(*pool)), towards.used, Reverse(*pool), Reverse(*to)), *towards)
+            (
+                (share(towards.used, self.shared_ports(*pool)), towards.used, Reverse(*pool), Reverse(*to)),
+                *towards,
+            )
         });
         let shared = shared.max_by_key(|(rank, _)| *rank);
         match (own, shared) {

@@ -12,9 +12,7 @@ use nat_common::{
         },
         counters::{Counters, Reason},
         flow::{FlowEntry, FlowKey, HALF_INBOUND, HALF_OUTBOUND, inbound_key},
-        grant::{
-            BackendInfo, BackendState, Grant, GrantState, PortSet, Quota, Rule, Segment, grant_slot,
-        },
+        grant::{BackendInfo, BackendState, Grant, GrantState, PortSet, Quota, Rule, Segment, grant_slot},
         policy::{PolicyInfo, PolicyState},
     },
     net::{state, timers},

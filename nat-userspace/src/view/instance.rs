@@ -10,8 +10,8 @@ use nat_common::{
     Tick,
     abi::{
         config::{
-            CLASSES, Control, Frontend, HEARTBEAT_TICKS, Meta, PortConfig, ROLE_INSIDE, ROLE_OUTSIDE, SweepArgs,
-            Table, name_of,
+            CLASSES, Control, Frontend, HEARTBEAT_TICKS, Meta, PortConfig, ROLE_INSIDE, ROLE_OUTSIDE,
+            SweepArgs, Table, name_of,
         },
         grant::{BackendInfo, BackendState, Grant, GrantState, PortSet, Quota, Rule},
         policy::{self, PolicyInfo, PolicyState},

@@ -198,8 +198,9 @@ impl<'a> PortUse<'a> {
             let Some(set) = self.instance.shared(grant) else { continue };
             let pool = (grant.shared, slot % CLASSES);
             unused.entry(pool).or_insert(slot);
-            let mut here: Vec<u32> =
-                (0..set.segment_count).filter(|segment| self.uses.contains_key(&(slot, true, *segment))).collect();
+            let mut here: Vec<u32> = (0..set.segment_count)
+                .filter(|segment| self.uses.contains_key(&(slot, true, *segment)))
+                .collect();
             let state = self.state(slot);
             if here.is_empty() && state.refused + state.refused_table + state.refused_limit > 0 {
                 here.push(0);

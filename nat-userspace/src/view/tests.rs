@@ -266,21 +266,19 @@ fn shared_ports_run_out_for_all_together() {
     let flows: Vec<Flow> = specs.iter().map(|spec| flow_of(&instance, *spec)).collect();
     let ports = PortUse::of(&instance, &flows);
     let shared: Vec<_> = ports.rows().into_iter().filter(|row| row.shared && row.protocol == "tcp").collect();
-    let what = |row: &super::ports::PortRow| (row.backend, row.range, row.allocated, row.used, row.worst_used);
+    let what =
+        |row: &super::ports::PortRow| (row.backend, row.range, row.allocated, row.used, row.worst_used);
     assert_eq!(
         shared.iter().map(what).collect::<Vec<_>>(),
-        [
-            (Some(BACKEND.into()), [2048, 2051], 4, 4, 7),
-            (Some(DB1.into()), [4096, 4099], 4, 3, 7),
-        ]
+        [(Some(BACKEND.into()), [2048, 2051], 4, 4, 7), (Some(DB1.into()), [4096, 4099], 4, 3, 7),]
     );
     assert!(shared.iter().all(|row| row.allocated_total == 8));
     // Nobody uses the UDP ones.
     let unused = ports.rows().into_iter().filter(|row| row.backend.is_none());
-    assert_eq!(unused.map(|row| (row.protocol, row.range)).collect::<Vec<_>>(), [
-        ("udp", [2048, 2051]),
-        ("udp", [4096, 4099])
-    ]);
+    assert_eq!(
+        unused.map(|row| (row.protocol, row.range)).collect::<Vec<_>>(),
+        [("udp", [2048, 2051]), ("udp", [4096, 4099])]
+    );
     let rows = ports.by_destination(5, None);
     let common = rows.iter().find(|row| row.shared).expect("shared ports in use");
     assert_eq!((common.backend, common.used, common.allocated, common.binding), (None, 7, 8, false));
@@ -301,7 +299,9 @@ fn shared_ports_run_out_for_all_together() {
 fn own_ports_beside_shared_ones_do_not_bind() {
     let instance = example::sharing();
     let flows: Vec<Flow> = (0..8)
-        .map(|n| flow_of(&instance, Spec { source: (BACKEND, 100 + n), frontend: (FRONTEND, 1024 + n), ..TCP }))
+        .map(|n| {
+            flow_of(&instance, Spec { source: (BACKEND, 100 + n), frontend: (FRONTEND, 1024 + n), ..TCP })
+        })
         .collect();
     let ports = PortUse::of(&instance, &flows);
     let rows = ports.by_destination(5, None);
@@ -330,6 +330,7 @@ fn who_was_refused_is_named() {
 #[test]
 fn policies_are_counted_by_name() {
     let counts = super::stats::policies(&example::instance());
-    let counts: Vec<_> = counts.iter().map(|policy| (policy.name.as_str(), policy.kind, policy.packets)).collect();
+    let counts: Vec<_> =
+        counts.iter().map(|policy| (policy.name.as_str(), policy.kind, policy.packets)).collect();
     assert_eq!(counts, [("no-smtp", "deny", 42)]);
 }

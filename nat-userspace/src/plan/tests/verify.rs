@@ -102,8 +102,12 @@ fn check_selection(gateway: &Gateway, plan: &PortPlan, rule: &OutboundRule, slot
             for segment in segments(own) {
                 *counts.entry(segment.address).or_default() += u32::from(segment.count);
             }
-            let counts: Vec<u32> = addresses.iter().map(|address| counts.get(address).copied().unwrap_or(0)).collect();
-            assert!(counts.is_sorted_by(|a, b| a >= b) && counts[0] - counts[counts.len() - 1] <= 8, "{counts:?}");
+            let counts: Vec<u32> =
+                addresses.iter().map(|address| counts.get(address).copied().unwrap_or(0)).collect();
+            assert!(
+                counts.is_sorted_by(|a, b| a >= b) && counts[0] - counts[counts.len() - 1] <= 8,
+                "{counts:?}"
+            );
         }
         _ => {}
     }
@@ -112,7 +116,8 @@ fn check_selection(gateway: &Gateway, plan: &PortPlan, rule: &OutboundRule, slot
 fn check_sets(plan: &PortPlan) {
     let mut lists = HashSet::new();
     let mut ids = HashSet::new();
-    let used: HashSet<u32> = plan.grants.iter().flatten().flat_map(|grant| [grant.own, grant.shared]).collect();
+    let used: HashSet<u32> =
+        plan.grants.iter().flatten().flat_map(|grant| [grant.own, grant.shared]).collect();
     for (number, set) in (1..).zip(&plan.sets) {
         assert_eq!(set.ports > 0, used.contains(&number), "a set that nobody uses is no set");
         if set.ports > 0 {
