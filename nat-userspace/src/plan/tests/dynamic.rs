@@ -51,7 +51,7 @@ fn guaranteed_ports_are_at_the_bottom_and_the_rest_is_shared() {
 #[test]
 fn holes_among_guaranteed_ports_are_closed_when_they_are_most() {
     let before = first(&dynamic(100, 1, 64));
-    let mut gateway = super::gateway(&[("fe1", &FE[..1])]);
+    let mut gateway = gateway(&[("fe1", &FE[..1])]);
     rule(&mut gateway, "web", 20..100, &[0], Protocol::All, 64);
     gateway.rules[0].allocation = Allocation::Dynamic;
     let few_holes = next(&gateway, &before);
@@ -143,7 +143,7 @@ fn guaranteed_ports_stay_below_what_is_reserved_at_the_top() {
 
 #[test]
 fn dynamic_and_static_rules_for_other_protocols_share_addresses() {
-    let mut gateway = super::gateway(&[("fe1", &FE[..1])]);
+    let mut gateway = gateway(&[("fe1", &FE[..1])]);
     rule(&mut gateway, "tcp", 0..9, &[0], Protocol::Tcp, 0);
     gateway.rules[0].allocation = Allocation::Dynamic;
     rule(&mut gateway, "udp", 0..9, &[0], Protocol::Udp, 1024);
