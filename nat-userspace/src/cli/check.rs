@@ -355,6 +355,31 @@ fe1       203.0.113.11  1,024 of 64,000  1,024 of 64,000  1,024 of 64,000
     }
 
     #[test]
+    fn shared_ports_are_shown_once() {
+        let (mut gateway, _) = planned(CONFIG);
+        gateway.rules.truncate(1);
+        gateway.rules[0].allocation = Allocation::Dynamic;
+        gateway.rules[0].ports_per_backend = 64;
+        let plan = plan::plan(&gateway, None, &NoFlows).expect("a plan");
+        let wanted = "\
+gateway `default`: outbound rules: 1, backends: 3, frontend addresses: 2
+
+RULE     BACKEND           FRONTEND      PROTOCOL  RANGE        PORTS
+web-out  10.0.0.4          203.0.113.10  all       1024-1087       64
+web-out  10.0.2.7 (db1)    203.0.113.11  all       1024-1087       64
+web-out  2 backends share  203.0.113.10  all       1088-65535  64,448
+web-out  2 backends share  203.0.113.11  all       1088-65535  64,448
+
+FRONTEND  ADDRESS                    TCP               UDP              ICMP
+fe1       203.0.113.10  64,512 of 64,512  64,512 of 64,512  64,512 of 64,512
+fe1       203.0.113.11  64,512 of 64,512  64,512 of 64,512  64,512 of 64,512
+";
+        assert_eq!(text(&gateway, &plan), wanted);
+        let shared: Vec<Row<'_>> = rows(&gateway, &plan).into_iter().filter(|row| row.shared).collect();
+        assert_eq!((shared.len(), shared[0].backend, shared[0].backends), (6, None, 2));
+    }
+
+    #[test]
     fn programs_see_every_protocol() {
         let (gateway, plan) = planned(CONFIG);
         let json = serde_json::to_value(rows(&gateway, &plan)).expect("plain values");
