@@ -159,7 +159,8 @@ fn as_many_backends_as_can_be_share_and_too_many_blocks_are_refused() {
     let before = first(&gateway);
     let after = next(&gateway, &before);
     assert_eq!(timeless(&before), timeless(&after));
-    assert!(start.elapsed().as_secs() < 5, "took {:?}", start.elapsed());
+    // Seconds at most, unless something is quadratic.
+    assert!(start.elapsed().as_secs() < 30, "took {:?}", start.elapsed());
     gateway.frontends[0].addresses = (0..16).map(|host| Ipv4Addr::new(198, 51, 100, host)).collect();
     gateway.rules[0].ports_per_backend = 8;
     let error = plan(&gateway, None, &NoFlows).expect_err("more blocks than sets");

@@ -102,7 +102,7 @@ impl Names {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn what_fits_is_right_after_any_history(

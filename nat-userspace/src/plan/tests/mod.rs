@@ -303,5 +303,5 @@ fn the_largest_configuration_is_planned_quickly() {
     verify(&gateway, &before);
     assert_eq!(timeless(&before), timeless(&after));
     // Milliseconds when optimized; the bound only tells a slow machine from a quadratic algorithm.
-    assert!(elapsed.as_secs() < 5, "took {elapsed:?}");
+    assert!(elapsed.as_secs() < 30, "took {elapsed:?}");
 }
