@@ -28,7 +28,10 @@ Examples:
 A port serves any number of different destinations at once. USED counts the different ports of a block that flows
 hold at all; only the ports in use towards one destination can run out, and WORST is the destination for which most
 are. When it reaches 100%, new flows to that destination are REFUSED until a flow to it ends or has been idle for
-long enough; other destinations are not affected. Flows that have ended still hold their port while it cools down.";
+long enough; other destinations are not affected. Flows that have ended still hold their port while it cools down.
+
+Ports that the backends of a rule share (allocation = \"dynamic\") are marked so. They run out for all of them together:
+IN USE is then what all hold towards WORST, and --by-destination says who holds most.";
 
 /// Show the SNAT ports of each backend: allocated, used, refused, and what binds.
 ///
@@ -145,8 +148,12 @@ fn columns<'a>() -> Columns<'a, PortRow> {
         .text("PROTO", |row| row.protocol.into())
         .text("FRONTEND", |row| row.frontend.into())
         .text("RANGE", |row| {
-            let draining = if row.draining { " draining" } else { "" };
-            format!("{}-{}{draining}", row.range[0], row.range[1]).into()
+            let kind = match (row.draining, row.shared) {
+                (true, _) => " draining",
+                (false, true) => " shared",
+                (false, false) => "",
+            };
+            format!("{}-{}{kind}", row.range[0], row.range[1]).into()
         })
         .number("ALLOC", |row| units::grouped(row.allocated).into())
         .number("USED", |row| units::grouped(row.used).into())
@@ -169,6 +176,11 @@ fn destination_columns<'a>() -> Columns<'a, DestinationRow> {
         .number("OF", |row| units::grouped(row.allocated).into())
         .number("IN USE", |row| share(row.used.into(), row.allocated.into()))
         .number("NEXT FREE IN", |row| units::duration(row.next_release_seconds).into())
+        .text("MOST OF THEM", |row| match row.top_backend {
+            Some(backend) => format!("{backend} {}", units::grouped(row.top_used)).into(),
+            None => "".into(),
+        })
+        .spare(2)
 }
 
 #[cfg(test)]

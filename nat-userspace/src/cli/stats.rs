@@ -183,6 +183,18 @@ fn footer(out: &mut dyn Write, style: Style, stats: &Stats) -> std::io::Result<(
         count(internals.same_flow_races)
     );
     render::fact(out, style, "slow paths", &slow.into())?;
+    if !stats.policies.is_empty() {
+        let counts = stats.policies.iter().map(|policy| format!("{} {}", count(policy.packets), policy.name));
+        render::fact(out, style, "policies", &counts.collect::<Vec<_>>().join(", ").into())?;
+    }
+    if internals.refusals_icmp + internals.refusals_reset > 0 {
+        let told = format!(
+            "{} refused packets answered with ICMP, {} with RST",
+            count(internals.refusals_icmp),
+            count(internals.refusals_reset)
+        );
+        render::fact(out, style, "refusals", &told.into())?;
+    }
     let lost = Paint::Notice;
     let events = Cell(
         if internals.events_lost == 0 { Paint::Plain } else { lost },

@@ -19,7 +19,8 @@ use crate::{
     view::{
         flows::{Filter, Unpaired},
         instance::Instance,
-        status::{Interface, RuleSummary, Sources, Status},
+        rules::RuleSummary,
+        status::{Interface, Sources, Status},
     },
 };
 

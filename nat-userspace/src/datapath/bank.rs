@@ -353,31 +353,5 @@ pub const fn other(bank: u32) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_epoch_is_never_zero() {
-        assert_eq!(epoch_after(0), 1);
-        assert_eq!(epoch_after(u32::MAX), 1);
-    }
-
-    #[test]
-    fn shares_add_up_to_the_table() {
-        for (flows, backends) in [(1 << 20, 3), (1024, 1000), (65_536, 0), (100, 4096)] {
-            let (guaranteed, burst) = shares(flows, backends);
-            assert!(guaranteed >= 1);
-            if backends > 0 && flows >= 2 * backends {
-                assert_eq!(guaranteed * backends + burst, flows);
-                assert!(burst >= flows / 2);
-            }
-        }
-    }
-
-    #[test]
-    fn free_slots_at_the_end_are_forgotten() {
-        let mut slots = vec![None, Some(1), None, None];
-        trim(&mut slots, Option::is_none);
-        assert_eq!(slots, [None, Some(1)]);
-    }
-}
+#[path = "bank_tests.rs"]
+mod tests;

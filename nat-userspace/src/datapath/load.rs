@@ -10,7 +10,10 @@ use aya::{
 use nat_common::abi::{config::NO_SLOT, names};
 use tracing::debug;
 
-use super::pin::{self, Instance, Room};
+use super::{
+    pin::Instance,
+    shape::{self, Room},
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/natgw.bpf.o"));
 
@@ -65,7 +68,7 @@ impl Loader {
     }
 
     /// Loads the object with `constants`. Maps that are pinned are opened, the others are made and pinned, so the
-    /// pins have to be examined first ([`pin::examine`]).
+    /// pins have to be examined first ([`super::pin::examine`]).
     ///
     /// # Errors
     ///
@@ -81,7 +84,7 @@ impl Loader {
             .override_global(aya_log::LEVEL, &self.log.0, false);
         for map in names::PINNED_MAPS {
             loader.map_pin_path(map, self.instance.map(map));
-            if let Some(entries) = pin::sized(map, self.room) {
+            if let Some(entries) = shape::sized(map, self.room) {
                 loader.map_max_entries(map, entries);
             }
         }

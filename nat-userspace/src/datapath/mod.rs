@@ -12,4 +12,5 @@ pub mod pin;
 pub mod policy;
 pub mod ports;
 mod refusal;
+pub mod shape;
 pub mod tables;

@@ -102,7 +102,7 @@ pub(super) fn over_committed_together(
         "rules ask together for {} ports ({}) > {}{lacking}",
         grouped(wanted),
         parts.join(", "),
-        supply_of(gateway, &format!("{class} "), supply, addresses, frontends.into_iter())
+        supply_of(gateway, &format!("{class} "), supply, addresses, frontends.into_iter()),
     );
     PlanError::OverCommitted { rules, arithmetic, at_most: None }
 }

@@ -30,6 +30,7 @@ pub(super) fn fill(gateway: &Gateway, previous: &PortPlan, laid: &Laid, plan: &m
     let own = laid.backends.iter().flatten().flatten().filter_map(|(own, _)| own.as_ref());
     let places = place(previous, own.chain(&laid.shared), plan);
     let number = |key: &SetKey| places.get(key).map_or(0, |slot| slot + 1);
+    let shared_numbers: Vec<u32> = laid.shared.iter().map(number).collect();
     for (rule, of_rule) in gateway.rules.iter().zip(&laid.backends) {
         let rule_slot = plan.rule_slot(&rule.name).unwrap_or_default();
         for (backend, sets) in gateway.backends_of(rule).iter().zip(of_rule) {
@@ -37,7 +38,7 @@ pub(super) fn fill(gateway: &Gateway, previous: &PortPlan, laid: &Laid, plan: &m
                 let (own, shared) = &sets[*class as usize];
                 plan.grants[slots[&backend.address]][*class as usize] = Grant {
                     own: own.as_ref().map_or(0, number),
-                    shared: shared.map_or(0, |index| number(&laid.shared[index])),
+                    shared: shared.map_or(0, |index| shared_numbers[index]),
                     rule: rule_slot,
                     reserved: 0,
                 };

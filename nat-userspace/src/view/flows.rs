@@ -7,7 +7,7 @@ use nat_common::{
     Tick,
     abi::{
         config::CLASSES,
-        flow::{FlowEntry, FlowKey, HALF_OUTBOUND, inbound_key},
+        flow::{FlowEntry, FlowKey, HALF_INSTANCE, HALF_OUTBOUND, inbound_key},
     },
     net::{
         state,
@@ -76,6 +76,8 @@ pub struct Flow {
     pub rule: u32,
     /// State.
     pub state: State,
+    /// Opened from outside, on the backend's instance IP: [`Self::frontend`] is that, and not of any grant.
+    pub instance: bool,
     /// Address and port of the backend.
     pub source: Endpoint,
     /// What they are translated to.
@@ -239,6 +241,7 @@ fn flow_of(instance: &Instance, key: &FlowKey, out: &FlowEntry, inbound: &FlowEn
         grant: out.grant,
         rule,
         state: if over { State::Expired } else { State::Live(class) },
+        instance: out.half & HALF_INSTANCE != 0,
         source: Endpoint { address: key.source, port: key.source_port },
         frontend: Endpoint { address: out.address, port: out.port },
         destination: Endpoint { address: key.destination, port: key.destination_port },
@@ -298,6 +301,7 @@ pub struct FlowRow<'a> {
     protocol: &'static str,
     state: &'static str,
     rule: &'a str,
+    instance: bool,
     backend: Ipv4Addr,
     source: Endpoint,
     frontend: Endpoint,
@@ -319,6 +323,7 @@ impl<'a> FlowRow<'a> {
             protocol: class_name(flow.class()),
             state: flow.state.name(),
             rule: instance.rule_name(flow.rule),
+            instance: flow.instance,
             backend: flow.source.address.into(),
             source: flow.source,
             frontend: flow.frontend,

@@ -152,7 +152,7 @@ impl<'a> PortUse<'a> {
 
     /// Takes a flow.
     pub fn add(&mut self, flow: &Flow) {
-        if flow.state == State::Expired && flow.releases == 0 {
+        if flow.state == State::Expired && flow.releases == 0 || flow.instance {
             return;
         }
         let grant = self.instance.grants.get(flow.grant as usize).copied().unwrap_or_default();

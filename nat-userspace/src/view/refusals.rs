@@ -20,15 +20,15 @@ pub fn problems(instance: &Instance) -> Vec<String> {
         let states = instance.grant_states.get(first..first + CLASSES as usize).unwrap_or_default();
         states.iter().map(|state| state.refused_limit).sum()
     };
-    let kinds: [(&str, &str, &dyn Fn(usize) -> u64); 3] = [
-        ("packets", "no outbound rule covers it", &|slot| state(slot).refused_rule),
-        ("packets", "a policy is against it", &|slot| state(slot).refused_policy),
-        ("new flows", "a limit of its rule", &limits),
+    let sentences = [
+        sentence(instance, "packets", "no outbound rule covers it", |slot| state(slot).refused_rule),
+        sentence(instance, "packets", "a policy is against it", |slot| state(slot).refused_policy),
+        sentence(instance, "new flows", "a limit of its rule", limits),
     ];
-    kinds.iter().filter_map(|(what, why, count)| sentence(instance, what, why, count)).collect()
+    sentences.into_iter().flatten().collect()
 }
 
-fn sentence(instance: &Instance, what: &str, why: &str, count: &dyn Fn(usize) -> u64) -> Option<String> {
+fn sentence(instance: &Instance, what: &str, why: &str, count: impl Fn(usize) -> u64) -> Option<String> {
     let mut refused: Vec<(u64, &BackendInfo)> = instance
         .backends
         .iter()

@@ -9,11 +9,10 @@ use std::{
 
 use nat_common::{
     abi::{
-        config::{CLASSES, PortConfig, ROLE_OUTSIDE, name_of},
+        config::{PortConfig, ROLE_OUTSIDE, name_of},
         counters::Reason,
         flow::KERNEL_BYTES_PER_FLOW,
     },
-    net::timers::TimerClass,
     tick,
 };
 use serde::Serialize;
@@ -23,6 +22,7 @@ use super::{
     flows::{Flow, State},
     instance::{Instance, address, mac, role_name},
     ports::PortUse,
+    rules::{self, RuleSummary},
     stats::Stats,
 };
 use crate::{
@@ -146,23 +146,6 @@ pub struct Interface {
     pub guarded: bool,
 }
 
-/// An outbound rule.
-#[derive(Clone, Debug, Serialize)]
-pub struct RuleSummary {
-    /// Name.
-    pub name: String,
-    /// No longer configured, finishes its flows.
-    pub draining: bool,
-    /// Backends that it gives ports to.
-    pub backends: u64,
-    /// Ports in all, by protocol.
-    pub ports: BTreeMap<&'static str, u64>,
-    /// Flows alive.
-    pub flows: u64,
-    /// Idle timeouts in seconds by state.
-    pub timeouts_seconds: BTreeMap<&'static str, u64>,
-}
-
 /// The flow table.
 #[derive(Clone, Debug, Serialize)]
 pub struct FlowSummary {
@@ -221,7 +204,7 @@ impl Status {
             problems: Vec::new(),
             daemon: Daemon::new(instance, daemon),
             interfaces,
-            rules: rules(instance, flows),
+            rules: rules::summaries(instance, flows),
             flows: FlowSummary::new(instance, flows, unpaired),
             worst_port_use: PortUse::of(instance, flows).worst(),
             sweep: Sweep::new(instance, daemon),
@@ -321,39 +304,6 @@ fn interfaces(from: &Sources<'_>) -> Vec<Interface> {
         }
     };
     instance.interfaces.iter().filter(|port| port.role != 0).map(interface).collect()
-}
-
-fn rules(instance: &Instance, flows: &[Flow]) -> Vec<RuleSummary> {
-    let mut alive: BTreeMap<u32, u64> = BTreeMap::new();
-    for flow in flows.iter().filter(|flow| flow.state != State::Expired) {
-        *alive.entry(flow.rule).or_default() += 1;
-    }
-    let summary = |slot: u32| {
-        let rule = instance.rule(slot)?;
-        let grants: Vec<_> = instance.granted().filter(|(_, grant)| grant.rule == slot).collect();
-        let mut ports = BTreeMap::new();
-        let mut counted = std::collections::HashSet::new();
-        for (place, grant) in &grants {
-            let class = place % CLASSES;
-            let own = instance.own(grant);
-            // What is shared counts once.
-            let shared = instance.shared(grant).filter(|_| counted.insert((class, grant.shared)));
-            let more: u64 = [own, shared].into_iter().flatten().map(|set| u64::from(set.ports)).sum();
-            *ports.entry(super::flows::class_name(class)).or_default() += more;
-        }
-        let mut backends: Vec<_> = grants.iter().map(|(grant, _)| grant / CLASSES).collect();
-        backends.dedup();
-        let timeout = |class: TimerClass| (class.name(), tick::to_seconds(rule.timeouts[class as usize]));
-        Some(RuleSummary {
-            name: name_of(&rule.name).to_owned(),
-            draining: rule.status == 2,
-            backends: backends.len() as u64,
-            ports,
-            flows: alive.get(&slot).copied().unwrap_or(0),
-            timeouts_seconds: TimerClass::ALL.into_iter().map(timeout).collect(),
-        })
-    };
-    (0..).zip(&instance.rules).filter_map(|(slot, _)| summary(slot)).collect()
 }
 
 impl FlowSummary {

@@ -310,6 +310,21 @@ fn own_ports_beside_shared_ones_do_not_bind() {
 }
 
 #[test]
+fn a_flow_on_an_instance_ip_holds_no_snat_port() {
+    let instance = example::instance();
+    let filter = Filter::default();
+    let mut join = Join::new(&instance, &filter);
+    let spec = Spec { frontend: ([203, 0, 113, 50], 22), ..TCP };
+    for (key, mut entry) in spec.halves() {
+        entry.half |= nat_common::abi::flow::HALF_INSTANCE;
+        join.add(&key, &entry);
+    }
+    let flow = join.finish().flows[0];
+    assert!(flow.instance && !flow_of(&instance, TCP).instance);
+    assert!(PortUse::of(&instance, &[flow]).rows().iter().all(|row| row.used == 0 && !row.draining));
+}
+
+#[test]
 fn who_was_refused_is_named() {
     let mut instance = example::instance();
     assert_eq!(super::refusals::problems(&instance), [] as [&str; 0]);
