@@ -143,7 +143,7 @@ impl Packet {
             .add_4bytes(ports)
             .add_slice(payload);
         // Zero would be "none", which neither has.
-        let [e, f] = match sum.ones_complement().to_be_bytes() {
+        let [e, f] = match sum.ones_complement().to_ne_bytes() {
             [0, 0] => [0xff, 0xff],
             bytes => bytes,
         };
