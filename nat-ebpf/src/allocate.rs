@@ -151,7 +151,8 @@ fn insert(search: &mut Search) -> Result<(), Reason> {
     search.entry.mtu = search.way.mtu;
     search.entry.next_hop = search.way.next_hop;
     search.entry.epoch = search.way.epoch;
-    search.entry.touched = if search.fixed == 0 { search.now } else { 0 };
+    // One opened from outside has yet to look up its next hop, with its first packet; 0 in both halves would be "over".
+    search.entry.touched = search.now.wrapping_sub(search.fixed);
     match FLOWS.insert(&search.key, &search.entry, NOEXIST) {
         Ok(()) => {
             opened(search.slot);
