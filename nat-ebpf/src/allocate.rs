@@ -235,13 +235,14 @@ fn refuse(request: &Search, reason: Reason) {
     }
 }
 
-/// What the sender of a refused packet hears: what its rule says, unless this grant's answers for this tick are used up.
+/// What the sender of a refused packet hears: what is configured, unless this grant's answers for this tick are used up.
+/// One that is no backend has no grant, and hears nothing: nothing would bound its storm.
 #[inline(always)]
 pub(crate) fn audible(slot: u32, on_refusal: u32, now: Tick) -> u32 {
     if on_refusal == REFUSAL_SILENT {
         return REFUSAL_SILENT;
     }
-    let Some(state) = GRANT_STATE.get_ptr_mut(slot) else { return on_refusal };
+    let Some(state) = GRANT_STATE.get_ptr_mut(slot) else { return REFUSAL_SILENT };
     // SAFETY: array element. Two CPUs at the turn of a tick may both start anew: some answers more.
     unsafe {
         if (*state).answered != now {

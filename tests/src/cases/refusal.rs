@@ -217,8 +217,9 @@ fn unreachables() -> Vec<Case> {
         .inside(Packet::tcp(CLIENT, HTTP, SYN))
         .reset(Reason::NoOutboundRule)
         .change("backend.0.refused_rule", 1)
+        // Only backends hear anything.
         .inside(Packet::tcp((STRANGER, 1), HTTP, SYN))
-        .reset(Reason::NoOutboundRule),
+        .drops(Reason::NoOutboundRule),
         // Refused, but not for want of a rule: nothing is said about what no rule could take.
         Case::new("what_is_not_refused_is_not_answered", World { on_refusal: 1, ..World::default() })
             .inside(Packet::other(WEB, SERVER, 50))
