@@ -151,7 +151,8 @@ fn insert(search: &mut Search) -> Result<(), Reason> {
     search.entry.mtu = search.way.mtu;
     search.entry.next_hop = search.way.next_hop;
     search.entry.epoch = search.way.epoch;
-    search.entry.touched = if search.fixed == 0 { search.now } else { 0 };
+    // One opened from outside has yet to look up its next hop, with its first packet; 0 in both halves would be "over".
+    search.entry.touched = search.now.wrapping_sub(search.fixed);
     match FLOWS.insert(&search.key, &search.entry, NOEXIST) {
         Ok(()) => {
             opened(search.slot);
@@ -234,13 +235,14 @@ fn refuse(request: &Search, reason: Reason) {
     }
 }
 
-/// What the sender of a refused packet hears: what its rule says, unless this grant's answers for this tick are used up.
+/// What the sender of a refused packet hears: what is configured, unless this grant's answers for this tick are used up.
+/// One that is no backend has no grant, and hears nothing: nothing would bound its storm.
 #[inline(always)]
 pub(crate) fn audible(slot: u32, on_refusal: u32, now: Tick) -> u32 {
     if on_refusal == REFUSAL_SILENT {
         return REFUSAL_SILENT;
     }
-    let Some(state) = GRANT_STATE.get_ptr_mut(slot) else { return on_refusal };
+    let Some(state) = GRANT_STATE.get_ptr_mut(slot) else { return REFUSAL_SILENT };
     // SAFETY: array element. Two CPUs at the turn of a tick may both start anew: some answers more.
     unsafe {
         if (*state).answered != now {

@@ -97,7 +97,11 @@ pub(crate) extern "C" fn natgw_answer(
 
 #[inline(always)]
 fn answer(ctx: *mut xdp_md, parsed: &Parsed, slot: u32, message: u32) -> bool {
-    if parsed.kind != Kind::Query || matches!(parsed.key.source[0], 0 | 127 | 224..) || !within_budget() {
+    if !matches!(parsed.kind, Kind::Query | Kind::OtherProtocol)
+        || parsed.total() < parsed.header() + QUOTED
+        || matches!(parsed.key.source[0], 0 | 127 | 224..)
+        || !within_budget()
+    {
         return false;
     }
     let Some(port) = PORTS.get_ptr(slot) else { return false };

@@ -13,7 +13,7 @@ use nat_common::{
             PortTag, ROLE_INSIDE, ROLE_OUTSIDE, banked,
         },
         counters::Reason,
-        grant::{BackendRef, Grant, grant_slot},
+        grant::{BackendRef, Grant, REFUSAL_SILENT, grant_slot},
     },
     net::{
         icmp,
@@ -250,6 +250,7 @@ fn by_policy(
         remote: parsed.key.destination,
         protocol: parsed.key.protocol,
         port: policy::port_of(parsed),
+        counted: true,
     };
     match policy::outbound(&subject) {
         policy::Found::Nothing => Ok(()),
@@ -262,13 +263,8 @@ fn by_policy(
                 // SAFETY: array element.
                 unsafe { atomic::add(&raw mut (*state).refused_policy, 1) };
             }
-            let class = u32::from(parsed.class);
-            let style = match allocate::grant_in(bank, slot, class) {
-                // SAFETY: array element.
-                Some((_, grant)) => on_refusal(bank, unsafe { (*grant).rule }),
-                None => control.on_refusal,
-            };
-            let style = allocate::audible(grant_slot(slot, class), style, arrival.now);
+            let grant = grant_slot(slot, u32::from(parsed.class));
+            let style = allocate::audible(grant, control.on_refusal, arrival.now);
             Err(Verdict::refused(Reason::Denied, style))
         }
     }
@@ -403,6 +399,7 @@ fn request(
 /// A connection from outside to an instance IP whose answers an outbound rule would take: [`OPEN_INBOUND`].
 #[inline(always)]
 pub(crate) fn open_inbound(
+    ctx: *mut xdp_md,
     parsed: &Parsed,
     arrival: &Arrival,
     control: &Control,
@@ -413,9 +410,17 @@ pub(crate) fn open_inbound(
     if u32::from(parsed.class) == CLASS_TCP && !state::opens(parsed.flags) {
         return Err(Verdict::of(Reason::TcpNoFlow));
     }
+    if !translate::header_checksum_ok(ctx, parsed.network(), parsed.header()) {
+        return Err(Verdict::of(Reason::BadChecksum));
+    }
+    if parsed.ttl <= 1 {
+        return Err(Verdict::answer(Reason::TtlExceeded, 0));
+    }
     let Some(request) = request(control, arrival, slot, grant) else {
         return Err(Verdict::of(Reason::NotConfigured));
     };
+    // Nobody outside hears of refusals.
+    request.on_refusal = REFUSAL_SILENT;
     request.inbound = parsed.key;
     request.key = parsed.key.reversed();
     request.key.source = backend;

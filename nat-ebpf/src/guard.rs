@@ -84,14 +84,15 @@ fn forwarded(skb: *mut __sk_buff, from_inside: bool) -> Fate {
     let fragment = header[6] & 0x3f != 0 || header[7] != 0;
     let transport = u32::from(header[0] & 0x0f) * 4;
     let mut first = [0u8; 8];
-    if transport < 20 || (!load(skb, transport, &mut first) && !fragment) {
+    if transport < 20 {
         return Fate::Stopped;
     }
-    let by_flow = if fragment { None } else { by_flow(skb, &header, transport, &first) };
-    let port = if fragment { policy::UNSEEN } else { u32::from(u16::from_be_bytes([first[2], first[3]])) };
+    let seen = load(skb, transport, &mut first) && !fragment;
+    let by_flow = if seen { by_flow(skb, &header, transport, &first) } else { None };
+    let port = if seen { u32::from(u16::from_be_bytes([first[2], first[3]])) } else { policy::UNSEEN };
     match by_flow {
         Some(fate) => fate,
-        None => without_flow(skb, &header, transport, port),
+        None => without_flow(skb, &header, &first, port),
     }
 }
 
@@ -132,7 +133,7 @@ fn by_flow(skb: *mut __sk_buff, header: &[u8; 20], transport: u32, first: &[u8; 
 /// What may leave although it belongs to no flow: to a bypassed destination as it is, and from an instance IP's backend
 /// with that address.
 #[inline(always)]
-fn without_flow(skb: *mut __sk_buff, header: &[u8; 20], transport: u32, port: u32) -> Fate {
+fn without_flow(skb: *mut __sk_buff, header: &[u8; 20], first: &[u8; 8], port: u32) -> Fate {
     let Some(control) = CONTROL.get_ptr(0) else { return Fate::Stopped };
     // SAFETY: array element.
     let (features, bank) = unsafe { ((*control).features, (*control).bank & 1) };
@@ -146,7 +147,7 @@ fn without_flow(skb: *mut __sk_buff, header: &[u8; 20], transport: u32, port: u3
         let policies =
             backend.map_or_else(|| policy::of_strangers(bank), |backend| unsafe { (*backend).policies });
         let remote = [header[16], header[17], header[18], header[19]];
-        let subject = policy::Subject { bank, policies, remote, protocol: header[9], port };
+        let subject = policy::Subject { bank, policies, remote, protocol: header[9], port, counted: false };
         match policy::outbound(&subject) {
             policy::Found::Nothing => {}
             policy::Found::Denied => return Fate::Stopped,
@@ -159,6 +160,11 @@ fn without_flow(skb: *mut __sk_buff, header: &[u8; 20], transport: u32, port: u3
         return Fate::Stopped;
     }
     let later = header[6] & 0x1f != 0 || header[7] != 0;
+    // It quotes the private address, too. XDP left it to the stack for want of a MAC address; the next one will do.
+    if header[9] == ICMP && !later && icmp::kind(first[0]) == icmp::Kind::Error {
+        return Fate::Stopped;
+    }
+    let transport = u32::from(header[0] & 0x0f) * 4;
     let offset = if later { None } else { instance::checksum_offset(header[9]) };
     let checksum = offset.map_or(0, |offset| L3 + transport + offset as u32);
     if readdress(skb, header, public, checksum) { Fate::Translated } else { Fate::Stopped }
@@ -169,7 +175,7 @@ fn without_flow(skb: *mut __sk_buff, header: &[u8; 20], transport: u32, port: u3
 fn readdress(skb: *mut __sk_buff, header: &[u8; 20], address: [u8; 4], checksum: u32) -> bool {
     let old = u64::from(u32::from_ne_bytes([header[12], header[13], header[14], header[15]]));
     let new = u64::from(u32::from_ne_bytes(address));
-    let flags = if header[9] == UDP { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+    let flags = if instance::zero_is_none(header[9]) { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
     // SAFETY: as in `rewrite`.
     unsafe {
         (checksum == 0

@@ -349,7 +349,12 @@ fn quotation(quoted: &Quoted, edit: &Edit, inner: &mut [u8; IPV4], first: &mut [
     if u32::from(quoted.class) == CLASS_OTHER {
         return changes;
     }
+    let old_port = if edit.outbound { quoted.key.source_port } else { quoted.key.destination_port };
     if u32::from(quoted.class) == CLASS_ICMP {
+        // With an instance IP the identifier stays, and may be the other end's.
+        if old_port == edit.port {
+            return changes;
+        }
         [first[4], first[5]] = edit.port;
         let old = [first[2], first[3]];
         let new = ports.apply(old);

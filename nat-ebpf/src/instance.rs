@@ -71,6 +71,7 @@ pub(crate) fn inbound(
             remote: parsed.key.source,
             protocol: parsed.key.protocol,
             port: policy::port_of(parsed),
+            counted: true,
         };
         if policy::inbound(&subject) == policy::Found::Denied {
             return Err(Verdict::of(Reason::Denied));
@@ -85,7 +86,7 @@ pub(crate) fn inbound(
         && let Some((slot, grant)) = allocate::grant_in(bank, instance.slot, u32::from(parsed.class))
     {
         // Its answers would leave by the outbound rule: a flow keeps them on this address.
-        return classify::open_inbound(parsed, arrival, control, instance.backend, slot, grant);
+        return classify::open_inbound(ctx, parsed, arrival, control, instance.backend, slot, grant);
     }
     let mut way = Route::default();
     route::lookup(ctx, arrival.ifindex, parsed.key.source, instance.backend, &mut way);
@@ -171,7 +172,7 @@ fn rewrite(ctx: *mut xdp_md, parsed: &Parsed, l3: usize, work: &Work, decrement:
         if parsed.header() + offset + 2 <= parsed.total()
             && let Some(old) = frame::load::<[u8; 2]>(ctx, at)
         {
-            let new = if ip[9] == UDP { addresses.apply_udp(old) } else { addresses.apply(old) };
+            let new = if zero_is_none(ip[9]) { addresses.apply_udp(old) } else { addresses.apply(old) };
             frame::store(ctx, at, &new);
         }
     }
@@ -185,6 +186,13 @@ fn rewrite(ctx: *mut xdp_md, parsed: &Parsed, l3: usize, work: &Work, decrement:
         [ip[16], ip[17], ip[18], ip[19]] = work.edit.address;
     }
     if frame::store(ctx, l3, &ip) { Some(()) } else { None }
+}
+
+/// Whether a transport checksum of zero stands for none, so that one that comes out as zero is written as 0xffff (RFC 768,
+/// RFC 3828 §3.1).
+#[inline(always)]
+pub(crate) const fn zero_is_none(protocol: u8) -> bool {
+    matches!(protocol, UDP | UDP_LITE)
 }
 
 /// Where in a transport header the checksum is that covers the addresses, too.

@@ -10,7 +10,7 @@ use nat_common::{
     abi::{
         config::{CLASS_TCP, CLASSES, Control, MAX_RULES, ROLE_INSIDE, ROLE_OUTSIDE, banked},
         counters::Reason,
-        flow::{FlowEntry, FlowKey, HALF_OUTBOUND, peer_key},
+        flow::{FlowEntry, FlowKey, HALF_INSTANCE, HALF_OUTBOUND, peer_key},
     },
     net::{
         icmp,
@@ -95,8 +95,8 @@ pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Resu
     }
     let tcp = grant % CLASSES == CLASS_TCP;
     let changes = tcp && state::tcp_bits(state & state::MASK, direction, parsed.flags) != 0;
-    let reopens =
-        tcp && direction == Direction::Outbound && state::reopens(state & state::MASK, parsed.flags);
+    let opener = direction == Direction::Outbound || half & HALF_INSTANCE != 0;
+    let reopens = tcp && opener && state::reopens(state & state::MASK, parsed.flags);
     if touched != now || changes || reopens {
         let done = match maintain::natgw_maintain(ctx, parsed, arrival) {
             maintain::REMOVE => maintain::natgw_remove(parsed),

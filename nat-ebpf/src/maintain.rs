@@ -7,7 +7,7 @@ use nat_common::{
     Tick,
     abi::{
         config::{CLASS_TCP, CLASSES, Control, HEARTBEAT_TICKS, ROLE_INSIDE, ROLE_OUTSIDE},
-        flow::{FlowEntry, FlowKey, HALF_LIMITED, HALF_OUTBOUND, peer_key},
+        flow::{FlowEntry, FlowKey, HALF_INSTANCE, HALF_LIMITED, HALF_OUTBOUND, peer_key},
     },
     net::{
         state::{self, Direction},
@@ -59,8 +59,17 @@ pub(crate) extern "C" fn natgw_remove(parsed: *const Parsed) -> u32 {
     // SAFETY: not null, and the only caller passes a whole value.
     let key = unsafe { &(*parsed).key };
     let (Some(entry), Some(search)) = (FLOWS.get_ptr_mut(key), SEARCH.get_ptr(0)) else { return GONE };
-    // SAFETY: this CPU's own element, written by `reopen`.
-    if reap::flow(key, entry, unsafe { (*search).first }) { GONE } else { RACE }
+    // SAFETY: this CPU's own element, written by `reopen`; a map value, of which a recycled one has another nonce.
+    let (first, address, port, half) =
+        unsafe { ((*search).first, (*entry).address, (*entry).port, (*entry).half) };
+    if half & HALF_OUTBOUND != 0 {
+        return if reap::flow(key, entry, first) { GONE } else { RACE };
+    }
+    let peer = peer_key(key, address, port, half);
+    let Some(other) = FLOWS.get_ptr_mut(&peer) else { return GONE };
+    let theirs = word(other);
+    let same = (theirs ^ first) >> 48 == 0;
+    if same && reap::flow(&peer, other, theirs) { GONE } else { RACE }
 }
 
 /// Brings a half up to date.
@@ -98,7 +107,7 @@ pub(crate) extern "C" fn natgw_maintain(
     let class = grant % CLASSES;
     let flags = parsed.flags;
     let outbound = half & HALF_OUTBOUND != 0;
-    let opening = outbound && (class != CLASS_TCP || state::opens(flags));
+    let opening = (outbound || half & HALF_INSTANCE != 0) && (class != CLASS_TCP || state::opens(flags));
     let over = expired(visit.key, entry, timers::class_of(class, state), control, visit.now, 0);
     if over && !opening {
         return EXPIRED;
@@ -236,9 +245,9 @@ fn handshake_over(entry: *const FlowEntry, before: u32, after: u32) {
 /// if the configuration in force still grants that port; otherwise the old flow is removed first.
 #[inline(always)]
 fn reopen(key: &FlowKey, entry: *mut FlowEntry, first: u64, flags: u8, now: Tick) -> u32 {
-    // SAFETY: a map value. Under limits, a new connection is admitted like any other.
-    let limited = unsafe { (*entry).half } & HALF_LIMITED != 0;
-    if limited || !allocate::still_granted(key, entry) {
+    // SAFETY: a map value. Under limits, a new connection is admitted like any other; so is one from outside.
+    let anew = unsafe { (*entry).half } & (HALF_LIMITED | HALF_INSTANCE) != 0;
+    if anew || !allocate::still_granted(key, entry) {
         let Some(search) = SEARCH.get_ptr_mut(0) else { return RACE };
         // SAFETY: this CPU's own element; XDP programs do not interrupt each other on a CPU.
         unsafe { (*search).first = first };

@@ -32,6 +32,8 @@ pub(crate) struct Subject {
     /// Destination port in host byte order, or [`UNSEEN`].
     // verifier: not an `Option`, of which LLVM copies the undefined part, too.
     pub(crate) port: u32,
+    /// Whether the policy that applies counts the packet: one that comes to the guard has been counted.
+    pub(crate) counted: bool,
 }
 
 /// [`Subject::port`] of a packet.
@@ -86,7 +88,7 @@ fn masks(bank: u32) -> Option<&'static PolicyMasks> {
     POLICY_MASKS.get_ptr(bank).map(|masks| unsafe { &*masks })
 }
 
-/// Whether one of `kind` applies; if so, it is counted. Where the port cannot be seen (a fragment), one that names ports
+/// Whether one of `kind` applies; if so, it counts the packet. Where the port cannot be seen (a fragment), one that names ports
 /// applies unless `certain` is asked for: a denial must not be evaded by fragments, a bypass not be had by them.
 #[inline(always)]
 fn applies(subject: &Subject, masks: &PolicyMasks, kind: u64, certain: bool) -> bool {
@@ -117,7 +119,9 @@ fn applies(subject: &Subject, masks: &PolicyMasks, kind: u64, certain: bool) -> 
     if found == 0 {
         return false;
     }
-    if let Some(state) = POLICY_STATE.get_ptr_mut(lowest_bit(found)) {
+    if subject.counted
+        && let Some(state) = POLICY_STATE.get_ptr_mut(lowest_bit(found))
+    {
         // SAFETY: a word of an array element.
         unsafe { atomic::add(&raw mut (*state).packets, 1) };
     }

@@ -11,7 +11,7 @@ use nat_common::abi::{
 
 use crate::{
     harness::{World, world},
-    packet::{Body, Link, Packet},
+    packet::{Body, Link, Packet, UNREACHABLE},
 };
 
 mod answer;
@@ -39,6 +39,8 @@ pub enum Expect {
     PassedAs(Box<Packet>),
     /// Answered with this ICMP type, code, bytes 4 to 7 and source.
     Answered(u8, u8, [u8; 4], [u8; 4]),
+    /// Answered with the RST that a host without a listener would send.
+    Reset,
 }
 
 /// What comes in.
@@ -127,11 +129,32 @@ impl Case {
         self.at(slot, Input::Patched(Box::new(packet), patches))
     }
 
+    /// A packet arrives outside, with bytes of its frame overwritten.
+    #[must_use]
+    pub fn outside_patched(self, packet: Packet, patches: &[(usize, &[u8])]) -> Self {
+        let patches = patches.iter().map(|(at, bytes)| (*at, bytes.to_vec())).collect();
+        let slot = slot_of(&self.world, ROLE_OUTSIDE);
+        self.at(slot, Input::Patched(Box::new(packet), patches))
+    }
+
     /// It leaves outside as this packet.
     #[must_use]
     pub fn out(self, packet: Packet) -> Self {
         let slot = slot_of(&self.world, ROLE_OUTSIDE);
         self.then(Expect::Sent(slot, Box::new(packet)), Reason::TranslatedOut)
+    }
+
+    /// It is refused, and its sender hears so by ICMP unreachable with this code.
+    #[must_use]
+    pub fn told(self, code: u8, reason: Reason) -> Self {
+        let message = Expect::Answered(UNREACHABLE, code, [0; 4], world::GATEWAY_INSIDE);
+        self.then(message, reason).change("refusals_icmp", 1)
+    }
+
+    /// It is refused, and its sender hears so by RST.
+    #[must_use]
+    pub fn reset(self, reason: Reason) -> Self {
+        self.then(Expect::Reset, reason).change("refusals_reset", 1)
     }
 
     /// It leaves inside as this packet.

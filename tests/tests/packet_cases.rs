@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use nat_common::abi::counters::Reason;
 use nat_tests::{
     case::run_all,
-    cases::{self, errors, forward, policy, timers, translate, vlan},
+    cases::{self, deny, errors, forward, instance, policy, precedence, refusal, timers, translate, vlan},
 };
 
 #[test]
@@ -39,13 +39,32 @@ fn vlan() {
     run_all(&vlan::cases());
 }
 
+#[test]
+fn deny() {
+    run_all(&deny::cases());
+}
+
+#[test]
+fn instance() {
+    run_all(&instance::cases());
+}
+
+#[test]
+fn precedence() {
+    run_all(&precedence::cases());
+}
+
+#[test]
+fn refusal() {
+    run_all(&refusal::cases());
+}
+
 /// Verdicts that no sequence of single packets on one CPU reaches for certain, and where they are tested.
-const ELSEWHERE: [(Reason, &str); 8] = [
+const ELSEWHERE: [(Reason, &str); 7] = [
     (Reason::RouteLost, "packet_routes"),
     (Reason::ForeignInterface, "packet_routes"),
-    (Reason::NoFreePort, "packet_exhaustion"),
     (Reason::TableFull, "packet_table"),
-    (Reason::TableShare, "packet_table"),
+    (Reason::SearchCut, "packet_dynamic"),
     // A map update that fails for another reason needs a kernel out of memory or re-entered.
     (Reason::TableError, "cannot be brought about"),
     (Reason::FlowRace, "packet_races, where it may happen and is counted"),

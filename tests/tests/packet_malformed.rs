@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Packets that contradict themselves, and noise: each has one verdict, none gets out with a private address.
 
-use nat_common::abi::counters::Reason;
+use nat_common::abi::{counters::Reason, grant::Limits};
 use nat_tests::{
     case::{arriving, leaving},
     harness::{
         Action, Lab, World,
-        world::{FRONTEND, SERVER, WEB},
+        world::{Act, FRONTEND, GATEWAY_INSIDE, PUBLIC, Policy, SERVER, WEB},
     },
     ledger::Ledger,
     packet::{ACK, Packet, SYN, UNREACHABLE, diff::hex},
@@ -33,6 +33,11 @@ fn samples(lab: &Lab) -> Vec<(usize, Packet)> {
         (1, Packet::tcp((SERVER, 80), (FRONTEND, tcp), SYN | ACK).tcp_options(&[1; 40])),
         (1, Packet::pong(SERVER, (FRONTEND, ping))),
         (1, Packet::error(SERVER, UNREACHABLE, 1, &Packet::udp((FRONTEND, udp), DNS).options(&[1; 8]))),
+        (0, Packet::other(WEB, SERVER, 50)),
+        (0, Packet::udp(CLIENT, DNS).fill(64).fragment(true, 0)),
+        (1, Packet::tcp((SERVER, 5555), (PUBLIC, 22), SYN)),
+        (1, Packet::other(SERVER, PUBLIC, 50)),
+        (1, Packet::error(SERVER, UNREACHABLE, 1, &Packet::pong(PUBLIC, (SERVER, 7)))),
         (1, Packet::error(SERVER, 11, 0, &Packet::tcp((FRONTEND, tcp), (SERVER, 80), SYN)).keep(28)),
     ]
 }
@@ -56,9 +61,10 @@ fn survives(lab: &Lab, slot: usize, frame: &[u8]) {
     if sent && outside {
         let tags = lab.world.ports[wan].tags.len() * 4;
         let (source, destination) = (outcome.frame[26 + tags], outcome.frame[30 + tags]);
-        // With one arm, answers to backends leave by the same interface.
+        // With one arm, answers to backends leave by the same interface, and the gateway's own come from its one address.
+        let own = outcome.frame[26 + tags..30 + tags] == GATEWAY_INSIDE;
         assert!(
-            source != 10 || destination == 10,
+            source != 10 || destination == 10 || own,
             "a private address leaves: {} for {}",
             hex(&outcome.frame),
             hex(frame)
@@ -165,12 +171,26 @@ impl Noise {
     }
 }
 
+/// An instance IP, policies of every kind, limits that are never reached, and audible refusals.
+fn with_everything(world: World) -> World {
+    let policies = [
+        Policy::new(Act::DenyOutbound, &[([192, 0, 2, 0], 28), ([0; 4], 1)]).only(0b0011, &[25, 53, 80]),
+        Policy::new(Act::DenyInbound, &[([192, 0, 2, 64], 27)]).only(0b1000, &[]),
+        Policy::new(Act::Bypass, &[([192, 0, 2, 128], 25)]).only(0b0110, &[]),
+    ];
+    let limits = Limits { max_flows: 10_000, max_half_open: 10_000, max_ports: 10_000, ..Limits::default() };
+    World { limits: Some(limits), on_refusal: 3, ..world.instance().policies(&policies) }
+}
+
 #[test]
 fn noise() {
     for world in [
         World::default(),
         World::default().tagged(0, &[(0x8100, 10)]).tagged(1, &[(0x88a8, 300), (0x8100, 20)]),
         World::one_armed(),
+        World { rule_first: true, ..with_everything(World::default()) },
+        World { rule_first: true, ..with_everything(World::one_armed()) },
+        with_everything(World::default().tagged(1, &[(0x8100, 20)])),
     ] {
         let mut lab = Lab::new(world).expect("lab");
         lab.reset().expect("reset");
@@ -195,7 +215,8 @@ fn noise() {
         // And the living go on living, or at least nothing else became of them.
         let fresh = Packet::udp((WEB, 9), ([192, 0, 2, 99], 53));
         let sent = lab.send(0, &fresh).expect("one verdict");
-        assert_eq!(sent.reason, Reason::TranslatedOut);
+        let by_instance = !lab.world.instances.is_empty() && !lab.world.rule_first;
+        assert_eq!(sent.reason, if by_instance { Reason::InstanceOut } else { Reason::TranslatedOut });
         let wan = lab.world.ports.len() - 1;
         assert_eq!(sent.sent.expect("sent").destination_mac, leaving(&lab.world, wan, &fresh).destination);
     }

@@ -5,7 +5,11 @@ use std::collections::HashMap;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{Case, Expect, Input, P1, Step, answer::Answer, arriving, leaving};
+use super::{
+    Case, Expect, Input, P1, Step,
+    answer::{self, Answer},
+    arriving, leaving,
+};
 use crate::{
     harness::{Action, Lab, Outcome},
     ledger::Ledger,
@@ -77,6 +81,7 @@ fn run(lab: &mut Lab, case: &Case) -> Result<()> {
         }
         before = after;
     }
+    lab.audit().context("after the last step")?;
     Ok(())
 }
 
@@ -141,6 +146,10 @@ fn judge(lab: &Lab, step: &Step, frame: &[u8], outcome: &Outcome, bindings: &mut
             action(&[Action::Tx, Action::Redirect])?;
             let answer = Answer { frame, message: (*kind, *code, *rest), source: *source };
             answer.check(&outcome.frame).map_err(anyhow::Error::msg)
+        }
+        Expect::Reset => {
+            action(&[Action::Tx, Action::Redirect])?;
+            answer::check_reset(frame, &outcome.frame).map_err(anyhow::Error::msg)
         }
     }
 }

@@ -3,9 +3,13 @@
 
 use crate::case::Case;
 
+pub mod deny;
 pub mod errors;
 pub mod forward;
+pub mod instance;
 pub mod policy;
+pub mod precedence;
+pub mod refusal;
 pub mod timers;
 pub mod translate;
 pub mod vlan;
@@ -13,6 +17,17 @@ pub mod vlan;
 /// Every case.
 #[must_use]
 pub fn all() -> Vec<Case> {
-    [translate::cases(), policy::cases(), forward::cases(), errors::cases(), timers::cases(), vlan::cases()]
-        .concat()
+    [
+        translate::cases(),
+        policy::cases(),
+        forward::cases(),
+        errors::cases(),
+        timers::cases(),
+        vlan::cases(),
+        deny::cases(),
+        instance::cases(),
+        precedence::cases(),
+        refusal::cases(),
+    ]
+    .concat()
 }

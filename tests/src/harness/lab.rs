@@ -255,6 +255,16 @@ impl Lab {
         Ok(self.maps.control.set(0, control, 0)?)
     }
 
+    /// Likewise with the policies, the backends' and everyone's.
+    ///
+    /// # Errors
+    ///
+    /// Those of writing the maps.
+    pub fn rewrite_policies(&mut self, world: World) -> Result<()> {
+        plan::policies(&world, &mut self.maps)?;
+        self.rewrite_backends(world)
+    }
+
     /// Back to the beginning: no flows, nothing counted, and a new time far from the old one.
     ///
     /// # Errors

@@ -152,7 +152,7 @@ fn bits(world: &World, holds: impl Fn(&super::world::Policy) -> bool) -> u64 {
 }
 
 /// The classifier's tables, by asking every policy about everything.
-fn policies(world: &World, maps: &mut Maps) -> Result<()> {
+pub(super) fn policies(world: &World, maps: &mut Maps) -> Result<()> {
     let act = |act: Act| bits(world, |policy| policy.act == act);
     let masks = PolicyMasks {
         classes: std::array::from_fn(|class| bits(world, |policy| policy.classes >> class & 1 == 1)),

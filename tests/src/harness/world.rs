@@ -36,6 +36,8 @@ pub const SILENT: [u8; 4] = [198, 51, 100, 99];
 pub const NARROW: [u8; 4] = [192, 0, 2, 200];
 /// Routed to `unreachable`.
 pub const UNREACHED: [u8; 4] = [192, 0, 2, 66];
+/// Instance IP of backend 0, in worlds that give it one.
+pub const PUBLIC: [u8; 4] = [203, 0, 113, 50];
 /// First port of the first backend's block.
 pub const FIRST_PORT: u16 = 1024;
 
@@ -128,6 +130,28 @@ pub struct Policy {
     pub classes: u32,
     /// Destination ports; empty: all.
     pub ports: Vec<u16>,
+}
+
+impl Policy {
+    /// A policy about everyone, every protocol and every port.
+    #[must_use]
+    pub fn new(act: Act, remotes: &[([u8; 4], u8)]) -> Self {
+        Self { act, backends: vec![], remotes: remotes.to_vec(), classes: 0b1111, ports: vec![] }
+    }
+
+    /// Makes it one about these classes (bit `n` is class `n`) and destination ports.
+    #[must_use]
+    pub fn only(mut self, classes: u32, ports: &[u16]) -> Self {
+        (self.classes, self.ports) = (classes, ports.to_vec());
+        self
+    }
+
+    /// Makes it one about this backend.
+    #[must_use]
+    pub fn of(mut self, backend: [u8; 4]) -> Self {
+        self.backends.push(backend);
+        self
+    }
 }
 
 /// A gateway's surroundings and configuration.
@@ -244,6 +268,20 @@ impl World {
     #[must_use]
     pub fn extra(mut self, commands: &[&'static str]) -> Self {
         self.extra.extend(commands);
+        self
+    }
+
+    /// Sets the policies.
+    #[must_use]
+    pub fn policies(mut self, policies: &[Policy]) -> Self {
+        self.policies = policies.to_vec();
+        self
+    }
+
+    /// Gives backend 0 the instance IP [`PUBLIC`].
+    #[must_use]
+    pub fn instance(mut self) -> Self {
+        self.instances = vec![(WEB, PUBLIC)];
         self
     }
 

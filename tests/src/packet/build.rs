@@ -2,7 +2,10 @@
 //! From a description to bytes, by etherparse.
 
 use super::{Body, Packet};
-use etherparse::{IcmpEchoHeader, Icmpv4Header, Icmpv4Type, IpNumber, Ipv4Header, TcpHeader, UdpHeader};
+use etherparse::{
+    IcmpEchoHeader, Icmpv4Header, Icmpv4Type, IpNumber, Ipv4Header, TcpHeader, UdpHeader,
+    checksum::Sum16BitWords,
+};
 
 impl Packet {
     /// The whole frame.
@@ -64,14 +67,16 @@ impl Packet {
             Body::Tcp { .. } => 6,
             Body::Udp { .. } => 17,
             Body::Echo { .. } | Body::Error { .. } | Body::Icmp { .. } => 1,
-            Body::Other { protocol } => *protocol,
+            Body::Other { protocol } | Body::Covered { protocol } => *protocol,
         }
     }
 
     fn payload_length(&self) -> u16 {
         let length = match &self.body {
             Body::Tcp { options, .. } => 20 + options.len() + self.data.len(),
-            Body::Udp { .. } | Body::Echo { .. } | Body::Icmp { .. } => 8 + self.data.len(),
+            Body::Udp { .. } | Body::Echo { .. } | Body::Icmp { .. } | Body::Covered { .. } => {
+                8 + self.data.len()
+            }
             Body::Error { quote, keep, .. } => 8 + quote.packet().len().min(*keep) + self.data.len(),
             Body::Other { .. } => self.data.len(),
         };
@@ -120,8 +125,29 @@ impl Packet {
                 bytes.extend(Icmpv4Header::with_checksum(kind, &payload).to_bytes());
             }
             Body::Other { .. } => {}
+            Body::Covered { protocol } => bytes.extend(self.covered_header(*protocol, &payload)),
         }
         bytes.extend(payload);
+    }
+    /// UDP-Lite (RFC 3828) or DCCP (RFC 4340), the whole packet covered.
+    fn covered_header(&self, protocol: u8, payload: &[u8]) -> [u8; 8] {
+        let length = u16::try_from(8 + payload.len()).expect("a short packet");
+        let [a, b] = self.source.1.to_be_bytes();
+        let [c, d] = self.destination.1.to_be_bytes();
+        let ports = [a, b, c, d];
+        let sum = Sum16BitWords::new()
+            .add_4bytes(self.source.0)
+            .add_4bytes(self.destination.0)
+            .add_2bytes([0, protocol])
+            .add_2bytes(length.to_be_bytes())
+            .add_4bytes(ports)
+            .add_slice(payload);
+        // Zero would be "none", which neither has.
+        let [e, f] = match sum.ones_complement().to_ne_bytes() {
+            [0, 0] => [0xff, 0xff],
+            bytes => bytes,
+        };
+        [a, b, c, d, 0, 0, e, f]
     }
 }
 

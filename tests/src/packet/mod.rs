@@ -66,6 +66,11 @@ pub enum Body {
         /// IP protocol number.
         protocol: u8,
     },
+    /// Another protocol with ports, whose checksum in bytes 6 and 7 covers the addresses (UDP-Lite, DCCP).
+    Covered {
+        /// IP protocol number.
+        protocol: u8,
+    },
 }
 
 /// An IPv4 packet, described.
@@ -174,6 +179,12 @@ impl Packet {
     #[must_use]
     pub fn other(source: [u8; 4], destination: [u8; 4], protocol: u8) -> Self {
         Self::new((source, 0), (destination, 0), Body::Other { protocol }).data(&[7; 24])
+    }
+
+    /// A packet of another protocol with ports and a checksum that covers the addresses.
+    #[must_use]
+    pub fn covered(source: End, destination: End, protocol: u8) -> Self {
+        Self::new(source, destination, Body::Covered { protocol }).data(&[7; 24])
     }
 
     /// Sets the payload.
