@@ -12,7 +12,7 @@ use nat_common::abi::{
     counters::{Counters, Fate, Reason},
     flow::{FlowEntry, FlowKey},
     grant::{
-        BackendInfo, BackendKey, BackendRef, BackendState, Grant, GrantState, PortSet, Quota, Rule,
+        BackendInfo, BackendKey, BackendRef, BackendState, Grant, GrantState, PortSet, Quota, Rule, Towards,
         TowardsKey,
     },
     names,
@@ -82,7 +82,7 @@ fn maps() -> Vec<(&'static str, usize, usize)> {
         (names::GRANTS, INDEX, size_of::<Grant>()),
         (names::SETS, INDEX, size_of::<PortSet>()),
         (names::QUOTA, INDEX, size_of::<Quota>()),
-        (names::TOWARDS, size_of::<TowardsKey>(), size_of::<u64>()),
+        (names::TOWARDS, size_of::<TowardsKey>(), size_of::<Towards>()),
         // The kernel's key begins with the length of the prefix.
         (names::POLICY_PREFIXES, INDEX + size_of::<PolicyPrefix>(), size_of::<u64>()),
         (names::POLICY_PORTS, INDEX, size_of::<u64>()),
