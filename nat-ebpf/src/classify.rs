@@ -8,9 +8,8 @@ use nat_common::{
     Tick,
     abi::{
         config::{
-            CLAIMED_BYTES, CLASS_TCP, CLASSES, Control, FEATURE_INSTANCE, FEATURE_POLICY, FEATURE_RULE_FIRST,
-            FRONTEND_DRAINING, FRONTEND_LOCAL, Frontend, FrontendKey, MAX_FRONTENDS, MAX_RULES, NO_SLOT,
-            PortTag, ROLE_INSIDE, ROLE_OUTSIDE, banked,
+            CLASS_TCP, CLASSES, Control, FEATURE_INSTANCE, FEATURE_POLICY, FEATURE_RULE_FIRST, MAX_RULES,
+            NO_SLOT, PortTag, ROLE_INSIDE, ROLE_OUTSIDE, banked,
         },
         counters::Reason,
         grant::{BackendRef, Grant, REFUSAL_SILENT, grant_slot},
@@ -22,8 +21,8 @@ use nat_common::{
 };
 
 use crate::{
-    allocate, atomic, constants, event, instance,
-    maps::{BACKEND_STATE, CONTROL, FRONTEND_INFO, FRONTENDS, PORT_BY_TAG, PORTS, RULES, SEARCH},
+    allocate, atomic, constants, event, inbound, instance,
+    maps::{BACKEND_STATE, CONTROL, PORT_BY_TAG, PORTS, RULES, SEARCH},
     parse::{Kind, Parsed},
     policy,
     ports::Search,
@@ -106,9 +105,9 @@ fn miss(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<u64, Ver
     // SAFETY: array element. Copied, so that all of this packet's decisions are by one bank.
     let control = &unsafe { core::ptr::read_volatile(control) };
     if arrival.role & u32::from(ROLE_OUTSIDE) != 0
-        && let Some(frontend) = frontend_of(control.bank & 1, parsed.key.destination)
+        && let Some(frontend) = inbound::frontend_of(control.bank & 1, parsed.key.destination)
     {
-        return inbound(parsed, frontend);
+        return inbound::packet(parsed, frontend);
     }
     if arrival.role & u32::from(ROLE_OUTSIDE) != 0
         && control.features & FEATURE_INSTANCE != 0
@@ -120,61 +119,6 @@ fn miss(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<u64, Ver
         return outbound(ctx, parsed, arrival, control);
     }
     Err(Verdict::of(Reason::NotFrontend))
-}
-
-#[inline(always)]
-fn frontend_of(bank: u32, address: [u8; 4]) -> Option<*const Frontend> {
-    let slot = FRONTENDS.get_ptr(&FrontendKey { address, bank })?;
-    // SAFETY: map value, written as a whole word.
-    let slot = unsafe { *slot };
-    if slot >= MAX_FRONTENDS {
-        return None;
-    }
-    FRONTEND_INFO.get_ptr(banked(bank, slot))
-}
-
-/// Arrived outside for a frontend, and no flow.
-#[inline(always)]
-fn inbound(parsed: &Parsed, frontend: *const Frontend) -> Result<u64, Verdict> {
-    // SAFETY: array element.
-    let flags = unsafe { (*frontend).flags };
-    // What is left of a frontend that drains is not the host's, although it still has the address.
-    let local = flags & FRONTEND_LOCAL != 0 && flags & FRONTEND_DRAINING == 0;
-    let unclaimed = |reason| Err(Verdict::of(if local { Reason::HostTraffic } else { reason }));
-    match parsed.kind {
-        Kind::Fragment => Err(Verdict::of(Reason::Fragment)),
-        Kind::IcmpError => Ok(ICMP_ERROR),
-        Kind::IcmpOther => unclaimed(Reason::IcmpUnsupported),
-        Kind::OtherProtocol => unclaimed(Reason::ProtocolUnsupported),
-        Kind::Query => {
-            let request = parsed.key.protocol == crate::parse::ICMP && parsed.icmp_type == icmp::ECHO_REQUEST;
-            if !request && claimed(frontend, u32::from(parsed.class), parsed.key.destination_port) {
-                return Err(Verdict::of(Reason::NoMapping));
-            }
-            unclaimed(Reason::NoMapping)
-        }
-    }
-}
-
-/// What becomes of an ICMP error from outside that quotes no flow: the host's own, if it owns the address and no
-/// backend holds the quoted port.
-#[inline(always)]
-pub(crate) fn stray_error(bank: u32, address: [u8; 4], class: u32, port: [u8; 2]) -> Reason {
-    let Some(frontend) = frontend_of(bank, address) else { return Reason::IcmpErrorNoFlow };
-    // SAFETY: array element.
-    let local = unsafe { (*frontend).flags } & FRONTEND_LOCAL != 0;
-    if local && !claimed(frontend, class, port) { Reason::HostTraffic } else { Reason::IcmpErrorNoFlow }
-}
-
-/// Whether some backend holds the port.
-#[inline(always)]
-fn claimed(frontend: *const Frontend, class: u32, port: [u8; 2]) -> bool {
-    let block = usize::from(u16::from_be_bytes(port)) >> 3;
-    let byte = (block >> 3) & (CLAIMED_BYTES - 1);
-    let class = if class > 2 { 2 } else { class as usize };
-    // SAFETY: array element; class and byte are within the bitmap.
-    let bits = unsafe { *(&raw const (*frontend).claimed).cast::<u8>().add(class * CLAIMED_BYTES + byte) };
-    bits & (1 << (block & 7)) != 0
 }
 
 /// Arrived inside, and no flow.

@@ -22,9 +22,10 @@ use network_types::icmp::Icmpv4Hdr;
 
 use crate::{
     allocate,
-    classify::{Arrival, stray_error},
+    classify::Arrival,
     emit::{Egress, to_guard},
     frame::{self, Frame},
+    inbound::stray_error,
     instance,
     lookup::{expired, word},
     maps::{CONTROL, FLOWS, ICMP_WORK},

@@ -24,6 +24,7 @@ mod event;
 mod frame;
 mod guard;
 mod icmp_error;
+mod inbound;
 mod instance;
 mod limits;
 mod log;

@@ -45,7 +45,7 @@ impl Victim {
         );
         if self.next < GUARANTEED {
             self.next += 1;
-            let server = if turn % 2 == 0 { SERVER } else { SERVER2 };
+            let server = if turn.is_multiple_of(2) { SERVER } else { SERVER2 };
             let syn = Packet::tcp((DB, self.next), (server, 80), SYN);
             assert!(lab.open(&syn).expect("runs").is_some(), "a new flow, turn {turn}");
         }

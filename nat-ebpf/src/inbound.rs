@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! What a packet from outside is that arrived for a frontend and belongs to no flow: an answer that came too late, or
+//! the host's own business.
+
+use nat_common::{
+    abi::{
+        config::{
+            CLAIMED_BYTES, FRONTEND_DRAINING, FRONTEND_LOCAL, Frontend, FrontendKey, MAX_FRONTENDS, banked,
+        },
+        counters::Reason,
+    },
+    net::icmp,
+};
+
+use crate::{
+    classify::ICMP_ERROR,
+    maps::{FRONTEND_INFO, FRONTENDS},
+    parse::{Kind, Parsed},
+    verdict::Verdict,
+};
+
+#[inline(always)]
+pub(crate) fn frontend_of(bank: u32, address: [u8; 4]) -> Option<*const Frontend> {
+    let slot = FRONTENDS.get_ptr(&FrontendKey { address, bank })?;
+    // SAFETY: map value, written as a whole word.
+    let slot = unsafe { *slot };
+    if slot >= MAX_FRONTENDS {
+        return None;
+    }
+    FRONTEND_INFO.get_ptr(banked(bank, slot))
+}
+
+/// Arrived outside for a frontend, and no flow.
+#[inline(always)]
+pub(crate) fn packet(parsed: &Parsed, frontend: *const Frontend) -> Result<u64, Verdict> {
+    // SAFETY: array element.
+    let flags = unsafe { (*frontend).flags };
+    // What is left of a frontend that drains is not the host's, although it still has the address.
+    let local = flags & FRONTEND_LOCAL != 0 && flags & FRONTEND_DRAINING == 0;
+    let unclaimed = |reason| Err(Verdict::of(if local { Reason::HostTraffic } else { reason }));
+    match parsed.kind {
+        Kind::Fragment => Err(Verdict::of(Reason::Fragment)),
+        Kind::IcmpError => Ok(ICMP_ERROR),
+        Kind::IcmpOther => unclaimed(Reason::IcmpUnsupported),
+        Kind::OtherProtocol => unclaimed(Reason::ProtocolUnsupported),
+        Kind::Query => {
+            let request = parsed.key.protocol == crate::parse::ICMP && parsed.icmp_type == icmp::ECHO_REQUEST;
+            if !request && claimed(frontend, u32::from(parsed.class), parsed.key.destination_port) {
+                return Err(Verdict::of(Reason::NoMapping));
+            }
+            unclaimed(Reason::NoMapping)
+        }
+    }
+}
+
+/// What becomes of an ICMP error from outside that quotes no flow: the host's own, if it owns the address and no
+/// backend holds the quoted port.
+#[inline(always)]
+pub(crate) fn stray_error(bank: u32, address: [u8; 4], class: u32, port: [u8; 2]) -> Reason {
+    let Some(frontend) = frontend_of(bank, address) else { return Reason::IcmpErrorNoFlow };
+    // SAFETY: array element.
+    let local = unsafe { (*frontend).flags } & FRONTEND_LOCAL != 0;
+    if local && !claimed(frontend, class, port) { Reason::HostTraffic } else { Reason::IcmpErrorNoFlow }
+}
+
+/// Whether some backend holds the port.
+#[inline(always)]
+fn claimed(frontend: *const Frontend, class: u32, port: [u8; 2]) -> bool {
+    let block = usize::from(u16::from_be_bytes(port)) >> 3;
+    let byte = (block >> 3) & (CLAIMED_BYTES - 1);
+    let class = if class > 2 { 2 } else { class as usize };
+    // SAFETY: array element; class and byte are within the bitmap.
+    let bits = unsafe { *(&raw const (*frontend).claimed).cast::<u8>().add(class * CLAIMED_BYTES + byte) };
+    bits & (1 << (block & 7)) != 0
+}
