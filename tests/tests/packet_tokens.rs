@@ -48,7 +48,8 @@ struct Frames {
 
 fn frames(lab: &Lab, number: u16) -> Frames {
     let frame = |flags| {
-        let packet = Packet::tcp((if number.is_multiple_of(2) { WEB } else { DB }, number), (SERVER, 80), flags);
+        let packet =
+            Packet::tcp((if number.is_multiple_of(2) { WEB } else { DB }, number), (SERVER, 80), flags);
         packet.clone().link(arriving(&lab.world, 0, &packet)).frame()
     };
     Frames { syn: frame(SYN), rst: frame(RST) }
