@@ -29,6 +29,7 @@ mod log;
 mod lookup;
 mod maintain;
 mod maps;
+mod opening;
 mod parse;
 mod pick;
 mod policy;

@@ -175,6 +175,16 @@ fn the_guard_gives_what_waited_the_instance_ip() {
     is_stopped(&lab, &Packet::other(STRANGER, SILENT, 50));
 }
 
+#[test]
+fn the_guard_gives_no_instance_ip_to_what_is_denied() {
+    let policies = [Policy::new(Act::DenyOutbound, &[(SILENT, 32)]).only(0b1010, &[])];
+    let lab = Lab::new(World::default().instance().policies(&policies)).expect("lab");
+    is_stopped(&lab, &Packet::udp(CLIENT, (SILENT, 53)));
+    is_stopped(&lab, &Packet::other(WEB, SILENT, 50));
+    let tcp = Packet::tcp(CLIENT, (SILENT, 80), SYN);
+    gets_out_as(&lab, &tcp, &tcp.clone().from((PUBLIC, CLIENT.1)), &[("guard_translated", 1)]);
+}
+
 /// The flow decides, not the precedence.
 #[test]
 fn the_guard_keeps_a_flow_s_address_with_an_instance_ip() {
