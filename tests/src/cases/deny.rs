@@ -169,7 +169,7 @@ fn protocols() -> Vec<Case> {
 fn subjects() -> Vec<Case> {
     let of_db = deny(&[ALL]).of(DB);
     vec![
-        Case::new("denied_to_one_backend", World::default().policies(&[of_db.clone()]))
+        Case::new("denied_to_one_backend", World::default().policies(std::slice::from_ref(&of_db)))
             .inside(Packet::udp((DB, 1), DNS))
             .denied(0, Some(1))
             .goes(to(SERVER), P1)
