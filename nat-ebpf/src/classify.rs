@@ -8,26 +8,22 @@ use nat_common::{
     Tick,
     abi::{
         config::{
-            CLASS_TCP, CLASSES, Control, FEATURE_INSTANCE, FEATURE_POLICY, FEATURE_RULE_FIRST, MAX_RULES,
-            NO_SLOT, PortTag, ROLE_INSIDE, ROLE_OUTSIDE, banked,
+            CLASS_TCP, CLASSES, Control, FEATURE_INSTANCE, FEATURE_POLICY, FEATURE_RULE_FIRST, NO_SLOT,
+            PortTag, ROLE_INSIDE, ROLE_OUTSIDE,
         },
         counters::Reason,
-        grant::{BackendRef, Grant, REFUSAL_SILENT, grant_slot},
+        grant::{BackendRef, grant_slot},
     },
-    net::{
-        icmp,
-        state::{self, Direction},
-    },
+    net::{icmp, state},
 };
 
 use crate::{
-    allocate, atomic, constants, event, inbound, instance,
-    maps::{BACKEND_STATE, CONTROL, PORT_BY_TAG, PORTS, RULES, SEARCH},
+    allocate, atomic, constants, inbound, instance,
+    maps::{BACKEND_STATE, CONTROL, PORT_BY_TAG, PORTS},
+    opening,
     parse::{Kind, Parsed},
     policy,
-    ports::Search,
     route::{self, Answer, Route},
-    translate,
     verdict::Verdict,
 };
 
@@ -154,7 +150,7 @@ fn outbound(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival, control: &Cont
         Kind::Fragment => Err(Verdict::of(Reason::Fragment)),
         Kind::OtherProtocol => Err(without_rule(arrival, control, backend, Reason::ProtocolUnsupported)),
         Kind::IcmpOther => Err(without_rule(arrival, control, backend, Reason::IcmpUnsupported)),
-        _ => open(ctx, parsed, arrival, control, &way),
+        _ => opening::outbound(ctx, parsed, arrival, control, &way),
     }
 }
 
@@ -207,17 +203,16 @@ fn by_policy(
                 // SAFETY: array element.
                 unsafe { atomic::add(&raw mut (*state).refused_policy, 1) };
             }
-            let grant = grant_slot(slot, u32::from(parsed.class));
-            let style = allocate::audible(grant, control.on_refusal, arrival.now);
+            let class = u32::from(parsed.class);
+            let style = match allocate::grant_in(bank, slot, class) {
+                // SAFETY: array element.
+                Some((_, grant)) => opening::on_refusal(bank, unsafe { (*grant).rule }),
+                None => control.on_refusal,
+            };
+            let style = allocate::audible(grant_slot(slot, class), style, arrival.now);
             Err(Verdict::refused(Reason::Denied, style))
         }
     }
-}
-
-#[inline(always)]
-fn on_refusal(bank: u32, rule: u32) -> u32 {
-    // SAFETY: array element.
-    RULES.get_ptr(banked(bank, rule % MAX_RULES)).map_or(0, |rule| unsafe { (*rule).on_refusal })
 }
 
 /// The route decides whether a packet is outbound at all: it is if it leaves by an outside interface. A backend's
@@ -257,120 +252,10 @@ fn without_rule(
 
 /// No rule covers the packet of a backend, or of a stranger ([`NO_SLOT`]).
 #[inline(always)]
-fn no_rule(arrival: &Arrival, control: &Control, slot: u32) -> Verdict {
+pub(crate) fn no_rule(arrival: &Arrival, control: &Control, slot: u32) -> Verdict {
     if let Some(state) = BACKEND_STATE.get_ptr_mut(slot / CLASSES) {
         // SAFETY: array element.
         unsafe { atomic::add(&raw mut (*state).refused_rule, 1) };
     }
     Verdict::refused(Reason::NoOutboundRule, allocate::audible(slot, control.on_refusal, arrival.now))
-}
-
-/// Whether an outbound packet may open a flow; if so, the request for it.
-#[inline(always)]
-fn open(
-    ctx: *mut xdp_md,
-    parsed: &Parsed,
-    arrival: &Arrival,
-    control: &Control,
-    way: &Route,
-) -> Result<u64, Verdict> {
-    let (bank, class) = (control.bank & 1, u32::from(parsed.class));
-    let Some(backend) = allocate::backend(bank, parsed.key.source) else {
-        return Err(no_rule(arrival, control, NO_SLOT));
-    };
-    // SAFETY: map value.
-    let backend = unsafe { (*backend).slot };
-    let Some((slot, grant)) = allocate::grant_in(bank, backend, class) else {
-        return Err(no_rule(arrival, control, grant_slot(backend, class)));
-    };
-    if u32::from(parsed.class) == CLASS_TCP && !state::opens(parsed.flags) {
-        return Err(Verdict::of(Reason::TcpNoFlow));
-    }
-    if parsed.key.protocol == crate::parse::ICMP && parsed.icmp_type != icmp::ECHO_REQUEST {
-        return Err(Verdict::of(Reason::IcmpUnsupported));
-    }
-    if !translate::header_checksum_ok(ctx, parsed.network(), parsed.header()) {
-        return Err(Verdict::of(Reason::BadChecksum));
-    }
-    if parsed.ttl <= 1 {
-        return Err(Verdict::answer(Reason::TtlExceeded, 0));
-    }
-    let resolved = matches!(way.answer, Answer::Found);
-    if resolved && parsed.total() > usize::from(way.mtu) {
-        return Err(Verdict::answer(Reason::TooBig, way.mtu));
-    }
-    if !resolved {
-        event::neighbour(&parsed.key, way.ifindex, way.neighbour, arrival.now);
-        if control.guarded == 0 {
-            return Err(Verdict::of(Reason::NotConfigured));
-        }
-    }
-    let Some(request) = request(control, arrival, slot, grant) else {
-        return Err(Verdict::of(Reason::NotConfigured));
-    };
-    request.key = parsed.key;
-    request.bits = state::tcp_bits(0, Direction::Outbound, parsed.flags);
-    request.fixed = 0;
-    request.way.slot = if resolved { way.slot } else { route::FOREIGN };
-    request.way.mtu = way.mtu;
-    request.way.next_hop = way.next_hop;
-    request.way.epoch = if resolved { control.epoch } else { 0 };
-    Ok(OPEN)
-}
-
-/// This CPU's request, filled in as far as both directions agree.
-#[inline(always)]
-fn request(
-    control: &Control,
-    arrival: &Arrival,
-    slot: u32,
-    grant: *const Grant,
-) -> Option<&'static mut Search> {
-    let bank = control.bank & 1;
-    // SAFETY: this CPU's own element; XDP programs do not interrupt each other on a CPU.
-    let request = unsafe { &mut *SEARCH.get_ptr_mut(0)? };
-    // SAFETY: array element.
-    let rule = unsafe { (*grant).rule } % MAX_RULES;
-    request.slot = slot;
-    request.bank = bank;
-    request.grant = banked(bank, slot);
-    request.rule = banked(bank, rule);
-    request.on_refusal = on_refusal(bank, rule);
-    request.now = arrival.now;
-    Some(request)
-}
-
-/// A connection from outside to an instance IP whose answers an outbound rule would take: [`OPEN_INBOUND`].
-#[inline(always)]
-pub(crate) fn open_inbound(
-    ctx: *mut xdp_md,
-    parsed: &Parsed,
-    arrival: &Arrival,
-    control: &Control,
-    backend: [u8; 4],
-    slot: u32,
-    grant: *const Grant,
-) -> Result<u64, Verdict> {
-    if u32::from(parsed.class) == CLASS_TCP && !state::opens(parsed.flags) {
-        return Err(Verdict::of(Reason::TcpNoFlow));
-    }
-    if !translate::header_checksum_ok(ctx, parsed.network(), parsed.header()) {
-        return Err(Verdict::of(Reason::BadChecksum));
-    }
-    if parsed.ttl <= 1 {
-        return Err(Verdict::answer(Reason::TtlExceeded, 0));
-    }
-    let Some(request) = request(control, arrival, slot, grant) else {
-        return Err(Verdict::of(Reason::NotConfigured));
-    };
-    // Nobody outside hears of refusals.
-    request.on_refusal = REFUSAL_SILENT;
-    request.inbound = parsed.key;
-    request.key = parsed.key.reversed();
-    request.key.source = backend;
-    request.bits = state::tcp_bits(0, Direction::Inbound, parsed.flags);
-    request.fixed = 1;
-    request.way.slot = route::FOREIGN;
-    request.way.epoch = 0;
-    Ok(OPEN_INBOUND)
 }

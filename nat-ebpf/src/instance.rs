@@ -19,6 +19,7 @@ use crate::{
     frame::{self, Frame},
     icmp_error::Work,
     maps::{ICMP_WORK, INSTANCES},
+    opening,
     parse::{IPV4, Kind, Parsed, TCP, UDP},
     policy,
     route::{self, Answer, Route},
@@ -86,7 +87,7 @@ pub(crate) fn inbound(
         && let Some((slot, grant)) = allocate::grant_in(bank, instance.slot, u32::from(parsed.class))
     {
         // Its answers would leave by the outbound rule: a flow keeps them on this address.
-        return classify::open_inbound(ctx, parsed, arrival, control, instance.backend, slot, grant);
+        return opening::inbound(ctx, parsed, arrival, control, instance.backend, slot, grant);
     }
     let mut way = Route::default();
     route::lookup(ctx, arrival.ifindex, parsed.key.source, instance.backend, &mut way);

@@ -9,7 +9,10 @@ use nat_common::{
     abi::{
         config::{CLASS_TCP, CLASSES, Control},
         counters::Reason,
-        flow::{FlowKey, HALF_BURST, HALF_CAPPED, HALF_LIMITED, HALF_RESERVED, HALF_WITHOUT_TCP},
+        flow::{
+            DESTINATION_ASIDE, FlowKey, HALF_BURST, HALF_CAPPED, HALF_LIMITED, HALF_RESERVED,
+            HALF_WITHOUT_TCP,
+        },
         grant::{
             Limits, MAX_DESTINATIONS, Quota, RULE_LIMITED, RULE_WITHOUT_TCP, Rule, TOWARDS_GONE, Towards,
             TowardsKey, quota_index,
@@ -71,7 +74,7 @@ pub(crate) fn counted(search: &Search) -> Counted {
 }
 
 /// The backend's share of the table: the guaranteed part first, then the common budget. What its rule has reserved for
-/// destinations is in the guaranteed part, and left alone by flows to others.
+/// destinations is set aside from the guaranteed part: flows on it are not counted there, and others do not get it.
 #[inline(always)]
 fn share(search: &mut Search, reserved: u32) -> Result<(), Reason> {
     let backend = search.slot / CLASSES;
@@ -82,9 +85,13 @@ fn share(search: &mut Search, reserved: u32) -> Result<(), Reason> {
     // SAFETY: array elements.
     unsafe {
         let Control { guaranteed_flows, burst_flows, .. } = *control;
-        let others = if search.entry.half & HALF_RESERVED != 0 { 0 } else { reserved };
-        if atomic::fetch_add(&raw mut (*state).flows, 1) < u64::from(guaranteed_flows.saturating_sub(others))
-        {
+        // More than the guarantee cannot be set aside; the configuration does not ask for it.
+        let aside = if reserved <= guaranteed_flows { reserved } else { 0 };
+        if aside != 0 && search.entry.half & HALF_RESERVED != 0 {
+            search.entry.destination |= DESTINATION_ASIDE;
+            return Ok(());
+        }
+        if atomic::fetch_add(&raw mut (*state).flows, 1) < u64::from(guaranteed_flows - aside) {
             return Ok(());
         }
         atomic::add(&raw mut (*state).flows, u64::MAX);
@@ -202,7 +209,8 @@ fn uncount(quota: *mut Quota, half: u8, destination: u8) {
     // SAFETY: words of an array element.
     unsafe {
         if destination != 0 {
-            atomic::add(destination_count(quota, u32::from(destination) - 1), u64::MAX);
+            let index = u32::from(destination & !DESTINATION_ASIDE).wrapping_sub(1);
+            atomic::add(destination_count(quota, index), u64::MAX);
         }
         if half & HALF_RESERVED == 0 {
             atomic::add(&raw mut (*quota).flows, u64::MAX);
@@ -276,10 +284,11 @@ fn take_towards(key: &TowardsKey, most: u32) -> u32 {
                 if same && others < u64::from(most) {
                     return ADMITTED;
                 }
-                atomic::add(&raw mut (*count).flows, u64::MAX);
                 if same && others < TOWARDS_GONE {
+                    give_back_towards(key);
                     return CAP;
                 }
+                atomic::add(&raw mut (*count).flows, u64::MAX);
             }
         } else {
             match TOWARDS.insert(key, &Towards { flows: 1, tag: key.tag() }, NOEXIST) {
@@ -340,6 +349,9 @@ pub(crate) fn opened(grant: u32, half: u8) {
 #[inline(always)]
 pub(crate) fn discharge(key: &FlowKey, counted: Counted) {
     give_back(key, counted);
+    if counted.destination & DESTINATION_ASIDE != 0 {
+        return;
+    }
     if counted.half & HALF_BURST != 0 {
         if let Some(table) = TABLE.get_ptr_mut(0) {
             // SAFETY: array element.

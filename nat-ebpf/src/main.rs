@@ -31,6 +31,7 @@ mod log;
 mod lookup;
 mod maintain;
 mod maps;
+mod opening;
 mod parse;
 mod pick;
 mod policy;

@@ -6,8 +6,11 @@ use aya_ebpf::bindings::xdp_md;
 use nat_common::{
     Tick,
     abi::{
-        config::{CLASS_TCP, CLASSES, Control, HEARTBEAT_TICKS, ROLE_INSIDE, ROLE_OUTSIDE},
+        config::{
+            CLASS_TCP, CLASSES, Control, HEARTBEAT_TICKS, MAX_RULES, ROLE_INSIDE, ROLE_OUTSIDE, banked,
+        },
         flow::{FlowEntry, FlowKey, HALF_INSTANCE, HALF_LIMITED, HALF_OUTBOUND, peer_key},
+        grant::RULE_LIMITED,
     },
     net::{
         state::{self, Direction},
@@ -20,7 +23,7 @@ use crate::{
     classify::Arrival,
     event, limits,
     lookup::{expired, swap_word, word},
-    maps::{CONTROL, FLOWS, SEARCH},
+    maps::{CONTROL, FLOWS, RULES, SEARCH},
     parse::Parsed,
     reap,
     route::{self, Answer, Route},
@@ -245,9 +248,7 @@ fn handshake_over(entry: *const FlowEntry, before: u32, after: u32) {
 /// if the configuration in force still grants that port; otherwise the old flow is removed first.
 #[inline(always)]
 fn reopen(key: &FlowKey, entry: *mut FlowEntry, first: u64, flags: u8, now: Tick) -> u32 {
-    // SAFETY: a map value. Under limits, a new connection is admitted like any other; so is one from outside.
-    let anew = unsafe { (*entry).half } & (HALF_LIMITED | HALF_INSTANCE) != 0;
-    if anew || !allocate::still_granted(key, entry) {
+    if admitted_anew(entry) || !allocate::still_granted(key, entry) {
         let Some(search) = SEARCH.get_ptr_mut(0) else { return RACE };
         // SAFETY: this CPU's own element; XDP programs do not interrupt each other on a CPU.
         unsafe { (*search).first = first };
@@ -277,6 +278,22 @@ fn reopen(key: &FlowKey, entry: *mut FlowEntry, first: u64, flags: u8, now: Tick
     }
     allocate::count_opened(grant);
     ALIVE
+}
+
+/// Whether a new connection on the tuple is to be admitted like any other: the flow was counted against limits, its rule
+/// has some by now, or it came from outside.
+#[inline(always)]
+fn admitted_anew(entry: *const FlowEntry) -> bool {
+    // SAFETY: a map value.
+    let (half, rule) = unsafe { ((*entry).half, u32::from((*entry).rule)) };
+    let Some(control) = CONTROL.get_ptr(0) else { return false };
+    // SAFETY: array element.
+    let bank = unsafe { (*control).bank } & 1;
+    half & (HALF_LIMITED | HALF_INSTANCE) != 0
+        || RULES.get_ptr(banked(bank, rule % MAX_RULES)).is_some_and(|rule| {
+            // SAFETY: array element.
+            unsafe { (*rule).flags & RULE_LIMITED != 0 }
+        })
 }
 
 #[inline(always)]

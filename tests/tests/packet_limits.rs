@@ -251,7 +251,7 @@ fn reserved_places_are_kept_in_the_table() {
     let mut limits = Limits { reserved: 2, ..Limits::default() };
     limits.destinations[0] = destination(SERVER, 32, 2, 0);
     let world = World { limits: Some(limits), guaranteed: 4, ..World::default() };
-    let lab = Lab::new(world).expect("lab");
+    let mut lab = Lab::new(world).expect("lab");
     assert_eq!(udp(&lab, 1, (SERVER2, 53)), Reason::TranslatedOut);
     assert_eq!(udp(&lab, 2, (SERVER2, 53)), Reason::TranslatedOut);
     assert_eq!(udp(&lab, 3, (SERVER2, 53)), Reason::TableShare);
@@ -259,6 +259,15 @@ fn reserved_places_are_kept_in_the_table() {
     assert_eq!(udp(&lab, 2, DNS), Reason::TranslatedOut);
     assert_eq!(udp(&lab, 3, DNS), Reason::TableShare);
     lab.audit().expect("audit");
+    // And if the reservation is used first, the others have their two places all the same.
+    lab.reset().expect("reset");
+    assert_eq!(udp(&lab, 1, DNS), Reason::TranslatedOut);
+    assert_eq!(udp(&lab, 2, DNS), Reason::TranslatedOut);
+    assert_eq!(udp(&lab, 1, (SERVER2, 53)), Reason::TranslatedOut);
+    assert_eq!(udp(&lab, 2, (SERVER2, 53)), Reason::TranslatedOut);
+    assert_eq!(udp(&lab, 3, (SERVER2, 53)), Reason::TableShare);
+    lab.audit().expect("audit");
+    sweep(&mut lab);
 }
 
 #[test]

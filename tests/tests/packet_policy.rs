@@ -92,7 +92,7 @@ fn a_living_flow_does_not_meet_a_new_policy() {
 }
 
 #[test]
-fn the_gateway_s_style_answers_a_denial_and_the_rule_s_what_the_rule_refuses() {
+fn the_rule_s_style_answers_what_is_refused_to_its_backends() {
     let policy = Policy::new(Act::DenyOutbound, &[(SERVER, 32)]);
     let world = World { guaranteed: 0, ..World::default().policies(&[policy]) };
     let mut lab = Lab::new(world).expect("lab");
@@ -101,12 +101,12 @@ fn the_gateway_s_style_answers_a_denial_and_the_rule_s_what_the_rule_refuses() {
         seen.sent.and_then(|sent| sent.icmp).map(|(kind, code, _)| (kind, code))
     };
     lab.control(|control| control.on_refusal = 2).expect("control");
-    assert_eq!((said(&lab, SERVER), said(&lab, SERVER2)), (Some((3, 1)), None));
+    assert_eq!((said(&lab, SERVER), said(&lab, SERVER2)), (None, None));
     let mut rule = lab.maps.rules.get(&0, 0).expect("rule");
     rule.on_refusal = 1;
     lab.maps.rules.set(0, rule, 0).expect("rule");
     lab.control(|control| control.on_refusal = 0).expect("control");
-    assert_eq!((said(&lab, SERVER), said(&lab, SERVER2)), (None, Some((3, 13))));
+    assert_eq!((said(&lab, SERVER), said(&lab, SERVER2)), (Some((3, 13)), Some((3, 13))));
 }
 
 #[test]
@@ -173,6 +173,16 @@ fn the_guard_gives_what_waited_the_instance_ip() {
     gets_out_as(&lab, &own, &own, &[]);
     is_stopped(&lab, &Packet::other([10, 0, 0, 5], SILENT, 50));
     is_stopped(&lab, &Packet::other(STRANGER, SILENT, 50));
+}
+
+#[test]
+fn the_guard_gives_no_instance_ip_to_what_is_denied() {
+    let policies = [Policy::new(Act::DenyOutbound, &[(SILENT, 32)]).only(0b1010, &[])];
+    let lab = Lab::new(World::default().instance().policies(&policies)).expect("lab");
+    is_stopped(&lab, &Packet::udp(CLIENT, (SILENT, 53)));
+    is_stopped(&lab, &Packet::other(WEB, SILENT, 50));
+    let tcp = Packet::tcp(CLIENT, (SILENT, 80), SYN);
+    gets_out_as(&lab, &tcp, &tcp.clone().from((PUBLIC, CLIENT.1)), &[("guard_translated", 1)]);
 }
 
 /// The flow decides, not the precedence.

@@ -100,7 +100,7 @@ pub struct FlowEntry {
     pub mtu: u16,
     /// Rule slot.
     pub rule: u16,
-    /// Number of the rule's destination that the flow was counted in, plus one; 0: none.
+    /// Number of the rule's destination that the flow was counted in, plus one; 0: none. And [`DESTINATION_ASIDE`].
     pub destination: u8,
     /// Zero.
     pub reserved: [u8; 5],
@@ -122,6 +122,9 @@ pub const HALF_BURST: u8 = 0x80;
 pub const HALF_LIMITED: u8 = 0x40;
 /// [`FlowEntry::half`]: and there on what its destination has reserved, not in [`super::grant::Quota::flows`].
 pub const HALF_RESERVED: u8 = 0x20;
+/// [`FlowEntry::destination`]: what the destination has reserved was set aside from the backend's guaranteed share of the
+/// table, so that the flow is not counted there.
+pub const DESTINATION_ASIDE: u8 = 0x80;
 /// [`FlowEntry::half`]: the flow is counted in `TOWARDS`.
 pub const HALF_CAPPED: u8 = 0x10;
 /// [`FlowEntry::half`]: the rule is not for TCP ([`super::grant::quota_index`]).

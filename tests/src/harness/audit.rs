@@ -8,8 +8,8 @@ use nat_common::{
     abi::{
         config::CLASSES,
         flow::{
-            FlowEntry, FlowKey, HALF_BURST, HALF_CAPPED, HALF_INBOUND, HALF_INSTANCE, HALF_LIMITED,
-            HALF_OUTBOUND, HALF_RESERVED,
+            DESTINATION_ASIDE, FlowEntry, FlowKey, HALF_BURST, HALF_CAPPED, HALF_INBOUND, HALF_INSTANCE,
+            HALF_LIMITED, HALF_OUTBOUND, HALF_RESERVED,
         },
         grant::{grant_slot, quota_index},
     },
@@ -52,7 +52,7 @@ impl Lab {
                 capped += u64::from(entry.half & HALF_CAPPED != 0);
                 if entry.half & HALF_BURST != 0 {
                     burst += 1;
-                } else {
+                } else if entry.destination & DESTINATION_ASIDE == 0 {
                     *guaranteed.entry(entry.grant / CLASSES).or_default() += 1;
                 }
             }

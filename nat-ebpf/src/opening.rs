@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+//! Whether a packet may open a flow; if so, the request for [`crate::allocate::natgw_open`], in `SEARCH`.
+
+use aya_ebpf::bindings::xdp_md;
+use nat_common::{
+    abi::{
+        config::{CLASS_TCP, Control, MAX_RULES, NO_SLOT, banked},
+        counters::Reason,
+        grant::{Grant, REFUSAL_SILENT, grant_slot},
+    },
+    net::{
+        icmp,
+        state::{self, Direction},
+    },
+};
+
+use crate::{
+    allocate,
+    classify::{Arrival, OPEN, OPEN_INBOUND, no_rule},
+    event,
+    maps::{RULES, SEARCH},
+    parse::{ICMP, Parsed},
+    ports::Search,
+    route::{self, Answer, Route},
+    translate,
+    verdict::Verdict,
+};
+
+/// The request of a packet from inside: [`OPEN`].
+#[inline(always)]
+pub(crate) fn outbound(
+    ctx: *mut xdp_md,
+    parsed: &Parsed,
+    arrival: &Arrival,
+    control: &Control,
+    way: &Route,
+) -> Result<u64, Verdict> {
+    let (bank, class) = (control.bank & 1, u32::from(parsed.class));
+    let Some(backend) = allocate::backend(bank, parsed.key.source) else {
+        return Err(no_rule(arrival, control, NO_SLOT));
+    };
+    // SAFETY: map value.
+    let backend = unsafe { (*backend).slot };
+    let Some((slot, grant)) = allocate::grant_in(bank, backend, class) else {
+        return Err(no_rule(arrival, control, grant_slot(backend, class)));
+    };
+    if u32::from(parsed.class) == CLASS_TCP && !state::opens(parsed.flags) {
+        return Err(Verdict::of(Reason::TcpNoFlow));
+    }
+    if parsed.key.protocol == ICMP && parsed.icmp_type != icmp::ECHO_REQUEST {
+        return Err(Verdict::of(Reason::IcmpUnsupported));
+    }
+    if !translate::header_checksum_ok(ctx, parsed.network(), parsed.header()) {
+        return Err(Verdict::of(Reason::BadChecksum));
+    }
+    if parsed.ttl <= 1 {
+        return Err(Verdict::answer(Reason::TtlExceeded, 0));
+    }
+    let resolved = matches!(way.answer, Answer::Found);
+    if resolved && parsed.total() > usize::from(way.mtu) {
+        return Err(Verdict::answer(Reason::TooBig, way.mtu));
+    }
+    if !resolved {
+        event::neighbour(&parsed.key, way.ifindex, way.neighbour, arrival.now);
+        if control.guarded == 0 {
+            return Err(Verdict::of(Reason::NotConfigured));
+        }
+    }
+    let Some(request) = request(control, arrival, slot, grant) else {
+        return Err(Verdict::of(Reason::NotConfigured));
+    };
+    request.key = parsed.key;
+    request.bits = state::tcp_bits(0, Direction::Outbound, parsed.flags);
+    request.fixed = 0;
+    request.way.slot = if resolved { way.slot } else { route::FOREIGN };
+    request.way.mtu = way.mtu;
+    request.way.next_hop = way.next_hop;
+    request.way.epoch = if resolved { control.epoch } else { 0 };
+    Ok(OPEN)
+}
+
+/// This CPU's request, filled in as far as both directions agree.
+#[inline(always)]
+fn request(
+    control: &Control,
+    arrival: &Arrival,
+    slot: u32,
+    grant: *const Grant,
+) -> Option<&'static mut Search> {
+    let bank = control.bank & 1;
+    // SAFETY: this CPU's own element; XDP programs do not interrupt each other on a CPU.
+    let request = unsafe { &mut *SEARCH.get_ptr_mut(0)? };
+    // SAFETY: array element.
+    let rule = unsafe { (*grant).rule } % MAX_RULES;
+    request.slot = slot;
+    request.bank = bank;
+    request.grant = banked(bank, slot);
+    request.rule = banked(bank, rule);
+    request.on_refusal = on_refusal(bank, rule);
+    request.now = arrival.now;
+    Some(request)
+}
+
+/// A connection from outside to an instance IP whose answers an outbound rule would take: [`OPEN_INBOUND`].
+#[inline(always)]
+pub(crate) fn inbound(
+    ctx: *mut xdp_md,
+    parsed: &Parsed,
+    arrival: &Arrival,
+    control: &Control,
+    backend: [u8; 4],
+    slot: u32,
+    grant: *const Grant,
+) -> Result<u64, Verdict> {
+    if u32::from(parsed.class) == CLASS_TCP && !state::opens(parsed.flags) {
+        return Err(Verdict::of(Reason::TcpNoFlow));
+    }
+    if !translate::header_checksum_ok(ctx, parsed.network(), parsed.header()) {
+        return Err(Verdict::of(Reason::BadChecksum));
+    }
+    if parsed.ttl <= 1 {
+        return Err(Verdict::answer(Reason::TtlExceeded, 0));
+    }
+    let Some(request) = request(control, arrival, slot, grant) else {
+        return Err(Verdict::of(Reason::NotConfigured));
+    };
+    // Nobody outside hears of refusals.
+    request.on_refusal = REFUSAL_SILENT;
+    request.inbound = parsed.key;
+    request.key = parsed.key.reversed();
+    request.key.source = backend;
+    request.bits = state::tcp_bits(0, Direction::Inbound, parsed.flags);
+    request.fixed = 1;
+    request.way.slot = route::FOREIGN;
+    request.way.epoch = 0;
+    Ok(OPEN_INBOUND)
+}
+
+/// What a rule says about refusals.
+#[inline(always)]
+pub(crate) fn on_refusal(bank: u32, rule: u32) -> u32 {
+    // SAFETY: array element.
+    RULES.get_ptr(banked(bank, rule % MAX_RULES)).map_or(0, |rule| unsafe { (*rule).on_refusal })
+}
