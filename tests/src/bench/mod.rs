@@ -15,6 +15,7 @@
 
 mod chain;
 mod exec;
+mod fair;
 mod gateway;
 mod generator;
 mod machine;
@@ -31,6 +32,7 @@ mod workload;
 use std::{fs::File, os::fd::AsRawFd as _};
 
 use anyhow::{Context as _, bail};
+use serde::Serialize;
 
 pub use self::options::Options;
 use self::{chain::Chain, gateway::Kind, measure::Lab, report::Report, workload::Bench};
@@ -53,12 +55,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     signal::install()?;
     Chain::remove_stale()?;
 
-    if options.wants(Bench::Ports) {
-        let rows = ports::run()?;
-        print!("{}", ports::table(&rows));
-        if options.workloads().is_empty() {
-            return options.json.as_ref().map_or(Ok(()), |path| report::write(path, &rows));
-        }
+    let single = Single {
+        ports: options.wants(Bench::Ports).then(ports::run).transpose()?,
+        fair: options.wants(Bench::Fair).then(fair::run).transpose()?,
+    };
+    print!("{}", single.table());
+    if options.workloads().is_empty() {
+        return options.json.as_ref().map_or(Ok(()), |path| report::write(path, &single));
     }
     let gateways = gateways(options)?;
     let lab = Lab::new(options)?;
@@ -85,6 +88,20 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         println!("every repetition: {}", path.display());
     }
     Ok(())
+}
+
+/// What was measured packet by packet.
+#[derive(Debug, Serialize)]
+struct Single {
+    ports: Option<Vec<ports::Row>>,
+    fair: Option<Vec<fair::Row>>,
+}
+
+impl Single {
+    fn table(&self) -> String {
+        let ports = self.ports.as_deref().map(ports::table);
+        ports.into_iter().chain(self.fair.as_deref().map(fair::table)).collect()
+    }
 }
 
 /// The gateways to compare. natgw is left out, and that said, only when nobody named it and it is not built.

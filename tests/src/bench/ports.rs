@@ -135,7 +135,7 @@ fn row(addresses: u8, each: u16) -> anyhow::Result<Row> {
     })
 }
 
-fn median(values: &mut [u64]) -> u64 {
+pub(super) fn median(values: &mut [u64]) -> u64 {
     values.sort_unstable();
     values.get(values.len() / 2).copied().unwrap_or(0)
 }

@@ -31,6 +31,8 @@ pub enum Bench {
     NewFlows,
     /// What a new flow costs by how full the ports are, and a refusal.
     Ports,
+    /// What one backend's floods do to another one.
+    Fair,
 }
 
 /// Benches of live frames through a chain of namespaces.
