@@ -117,11 +117,18 @@ pub(crate) extern "C" fn natgw_open() -> u64 {
     let search = unsafe { &mut *search };
     match insert(search) {
         Ok(()) => OPENED,
-        Err(reason) => {
-            refuse(search, reason);
-            Verdict::refused(reason, audible(search.slot, search.on_refusal, search.now)).to_code()
-        }
+        Err(reason) => refused(search, reason),
     }
+}
+
+/// Counts and answers a refusal: [`Verdict::to_code`].
+#[inline(always)]
+pub(crate) fn refused(search: &Search, reason: Reason) -> u64 {
+    refuse(search, reason);
+    // The sender's next packet may find what this one did not: nothing to give up for.
+    let again = matches!(reason, Reason::FlowRace | Reason::SearchCut);
+    let on_refusal = if again { REFUSAL_SILENT } else { search.on_refusal };
+    Verdict::refused(reason, audible(search.slot, on_refusal, search.now)).to_code()
 }
 
 #[inline(always)]

@@ -39,6 +39,8 @@ pub(crate) struct Arrival {
     pub(crate) ifindex: u32,
     /// The time.
     pub(crate) now: Tick,
+    /// 1: the packet may open a flow again that is over.
+    pub(crate) judged: u32,
 }
 
 /// Finds the port by the device and the VLAN tags.
@@ -135,11 +137,15 @@ fn outbound(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival, control: &Cont
     }
     let bank = control.bank & 1;
     let backend = allocate::backend(bank, parsed.key.source);
-    if control.features & FEATURE_POLICY != 0 {
-        by_policy(parsed, arrival, control, backend)?;
-    }
     // SAFETY: map value.
     let public = backend.map_or([0; 4], |backend| unsafe { (*backend).instance });
+    if control.features & FEATURE_POLICY != 0 {
+        match by_policy(parsed, arrival, control, backend) {
+            // Of an instance IP no flow is kept: what opens nothing belongs to a connection that was allowed.
+            Err(verdict) if verdict.is(Reason::Denied) && public != [0; 4] && continues(parsed) => {}
+            done => done?,
+        }
+    }
     if parsed.kind == Kind::IcmpError {
         return Ok(ICMP_ERROR);
     }
@@ -152,6 +158,12 @@ fn outbound(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival, control: &Cont
         Kind::IcmpOther => Err(without_rule(arrival, control, backend, Reason::IcmpUnsupported)),
         _ => opening::outbound(ctx, parsed, arrival, control, &way),
     }
+}
+
+/// Whether a packet is a TCP segment that does not open a connection.
+#[inline(always)]
+pub(crate) fn continues(parsed: &Parsed) -> bool {
+    parsed.kind == Kind::Query && u32::from(parsed.class) == CLASS_TCP && !state::opens(parsed.flags)
 }
 
 /// Whether a backend's outbound rule takes a packet, although it has an instance IP: the configuration says so, and a
@@ -174,7 +186,7 @@ fn rule_first(parsed: &Parsed, control: &Control, backend: Option<*const Backend
 
 /// Applies the policies to an outbound packet.
 #[inline(always)]
-fn by_policy(
+pub(crate) fn by_policy(
     parsed: &Parsed,
     arrival: &Arrival,
     control: &Control,

@@ -48,7 +48,7 @@ pub(crate) fn test_clock() -> bool {
     TEST_CLOCK.load() != 0
 }
 
-/// The steps at which to wait, in tests.
+/// The steps at which to wait, and `ANEW`, in tests.
 #[inline(always)]
 pub(crate) fn delay() -> u32 {
     DELAY.load()

@@ -4,9 +4,7 @@
 
 use nat_common::{
     abi::{
-        config::{
-            CLAIMED_BYTES, FRONTEND_DRAINING, FRONTEND_LOCAL, Frontend, FrontendKey, MAX_FRONTENDS, banked,
-        },
+        config::{CLAIMED_BYTES, FRONTEND_LOCAL, Frontend, FrontendKey, MAX_FRONTENDS, banked},
         counters::Reason,
     },
     net::icmp,
@@ -35,8 +33,7 @@ pub(crate) fn frontend_of(bank: u32, address: [u8; 4]) -> Option<*const Frontend
 pub(crate) fn packet(parsed: &Parsed, frontend: *const Frontend) -> Result<u64, Verdict> {
     // SAFETY: array element.
     let flags = unsafe { (*frontend).flags };
-    // What is left of a frontend that drains is not the host's, although it still has the address.
-    let local = flags & FRONTEND_LOCAL != 0 && flags & FRONTEND_DRAINING == 0;
+    let local = flags & FRONTEND_LOCAL != 0;
     let unclaimed = |reason| Err(Verdict::of(if local { Reason::HostTraffic } else { reason }));
     match parsed.kind {
         Kind::Fragment => Err(Verdict::of(Reason::Fragment)),

@@ -65,7 +65,8 @@ pub(crate) fn inbound(
     instance: &Instance,
 ) -> Result<u64, Verdict> {
     let bank = control.bank & 1;
-    if control.features & FEATURE_POLICY != 0 {
+    // What opens nothing belongs to a connection that was allowed, perhaps the backend's own.
+    if control.features & FEATURE_POLICY != 0 && !classify::continues(parsed) {
         let subject = policy::Subject {
             bank,
             policies: instance.policies,

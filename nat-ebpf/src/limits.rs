@@ -4,28 +4,27 @@
 //! Every count is taken with one atomic addition, and given back by whoever oversteps. What a flow was counted in is
 //! in its halves (`HALF_*`), so that it is given back as it was taken, whatever the configuration says by then.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use nat_common::{
+    Tick,
     abi::{
-        config::{CLASS_TCP, CLASSES, Control},
+        config::{CLASS_TCP, CLASSES, Control, MAX_RULES, banked},
         counters::Reason,
         flow::{
-            DESTINATION_ASIDE, FlowKey, HALF_BURST, HALF_CAPPED, HALF_LIMITED, HALF_RESERVED,
+            DESTINATION_ASIDE, FlowEntry, FlowKey, HALF_BURST, HALF_CAPPED, HALF_LIMITED, HALF_RESERVED,
             HALF_WITHOUT_TCP,
         },
-        grant::{
-            Limits, MAX_DESTINATIONS, Quota, RULE_LIMITED, RULE_WITHOUT_TCP, Rule, TOWARDS_GONE, Towards,
-            TowardsKey, quota_index,
-        },
+        grant::{Limits, MAX_DESTINATIONS, Quota, RULE_LIMITED, RULE_WITHOUT_TCP, Rule, quota_index},
     },
-    tick,
+    net::timers::{TimerClass, class_of},
+    tick::TICK_SHIFT,
 };
 
 use crate::{
-    allocate::{EEXIST, NOEXIST},
     atomic, constants,
-    maps::{BACKEND_STATE, CONTROL, QUOTA, RULES, TABLE, TOWARDS},
+    maps::{BACKEND_STATE, CONTROL, QUOTA, RULES, TABLE},
     ports::Search,
+    towards::{self, Taken},
 };
 
 /// What a flow was counted in.
@@ -137,7 +136,7 @@ fn limited(search: &mut Search, rule: *const Rule) -> u32 {
     let Some(quota) = QUOTA.get_ptr_mut(quota_index(search.slot / CLASSES, without_tcp)) else {
         return FAULT;
     };
-    if limits.interval != 0 && !in_rate(quota, limits, search) {
+    if limits.interval != 0 && !in_rate(quota, limits, search.now) {
         return RATE;
     }
     search.entry.half |= HALF_LIMITED | if without_tcp { HALF_WITHOUT_TCP } else { 0 };
@@ -189,7 +188,12 @@ fn counts(search: &mut Search, quota: *mut Quota, limits: &Limits) -> u32 {
     if limits.max_ports == 0 {
         return ADMITTED;
     }
-    let code = take_towards(&towards(&search.key, search.slot), limits.max_ports);
+    let code = match towards::take(&towards::key_of(&search.key, search.slot), limits.max_ports) {
+        Taken::Yes => ADMITTED,
+        Taken::Full => CAP,
+        Taken::Race => RACE,
+        Taken::Fault => FAULT,
+    };
     if code == ADMITTED {
         search.entry.half |= HALF_CAPPED;
     } else {
@@ -236,15 +240,14 @@ fn destination_of(search: &Search, limits: &Limits) -> Option<u32> {
     None
 }
 
-/// Whether a new flow is within the rate: generic cell rate algorithm, virtual scheduling (ITU-T I.371 §6.2.3.2.2). The
-/// clock is coarse (a timer interrupt), which the tolerance has to cover.
+/// Whether a new flow is within the rate: generic cell rate algorithm, virtual scheduling (ITU-T I.371 §6.2.3.2.2).
 #[inline(always)]
-fn in_rate(quota: *mut Quota, limits: &Limits, search: &Search) -> bool {
+fn in_rate(quota: *mut Quota, limits: &Limits, tick: Tick) -> bool {
     let now = if constants::test_clock() {
-        u64::from(search.now) << tick::TICK_SHIFT
+        u64::from(tick) << TICK_SHIFT
     } else {
         // SAFETY: no arguments.
-        unsafe { bpf_ktime_get_coarse_ns() }
+        unsafe { bpf_ktime_get_ns() }
     };
     for _ in 0..8 {
         // SAFETY: a word of an array element.
@@ -262,58 +265,6 @@ fn in_rate(quota: *mut Quota, limits: &Limits, search: &Search) -> bool {
     false
 }
 
-#[inline(always)]
-fn towards(key: &FlowKey, grant: u32) -> TowardsKey {
-    TowardsKey {
-        grant,
-        destination: key.destination,
-        destination_port: key.destination_port,
-        reserved: [0; 2],
-    }
-}
-
-/// Counts a flow of a backend to one destination, up to `most`.
-#[inline(always)]
-fn take_towards(key: &TowardsKey, most: u32) -> u32 {
-    for _ in 0..4 {
-        if let Some(count) = TOWARDS.get_ptr_mut(key) {
-            // SAFETY: words of a map value; one that has changed hands is recognised by its tag, and left as it was.
-            unsafe {
-                let others = atomic::fetch_add(&raw mut (*count).flows, 1);
-                let same = atomic::load(&raw const (*count).tag) == key.tag();
-                if same && others < u64::from(most) {
-                    return ADMITTED;
-                }
-                if same && others < TOWARDS_GONE {
-                    give_back_towards(key);
-                    return CAP;
-                }
-                atomic::add(&raw mut (*count).flows, u64::MAX);
-            }
-        } else {
-            match TOWARDS.insert(key, &Towards { flows: 1, tag: key.tag() }, NOEXIST) {
-                Ok(()) => return ADMITTED,
-                Err(EEXIST) => {}
-                Err(_) => return FAULT,
-            }
-        }
-    }
-    RACE
-}
-
-#[inline(always)]
-fn give_back_towards(key: &TowardsKey) {
-    let Some(count) = TOWARDS.get_ptr_mut(key) else { return };
-    // SAFETY: words of a map value.
-    unsafe {
-        if atomic::fetch_add(&raw mut (*count).flows, u64::MAX) == 1
-            && atomic::compare_swap(&raw mut (*count).flows, 0, TOWARDS_GONE)
-        {
-            let _ = TOWARDS.remove(key);
-        }
-    }
-}
-
 /// Takes a flow back out of the limits that it was counted in.
 #[inline(never)]
 pub(crate) fn give_back(key: &FlowKey, counted: Counted) {
@@ -329,7 +280,7 @@ pub(crate) fn give_back(key: &FlowKey, counted: Counted) {
         }
     }
     if counted.half & HALF_CAPPED != 0 {
-        give_back_towards(&towards(key, counted.grant));
+        towards::give_back(&towards::key_of(key, counted.grant));
     }
 }
 
@@ -361,4 +312,58 @@ pub(crate) fn discharge(key: &FlowKey, counted: Counted) {
         // SAFETY: array element.
         unsafe { atomic::add(&raw mut (*state).flows, u64::MAX) };
     }
+}
+
+/// Whether a new connection on the tuple of one that was counted against limits is within the rate.
+#[inline(always)]
+pub(crate) fn again_in_rate(entry: *const FlowEntry, bank: u32, now: Tick) -> bool {
+    // SAFETY: a map value.
+    let (grant, half, rule) = unsafe { ((*entry).grant, (*entry).half, u32::from((*entry).rule)) };
+    if half & HALF_LIMITED == 0 {
+        return true;
+    }
+    let index = quota_index(grant / CLASSES, half & HALF_WITHOUT_TCP != 0);
+    let (Some(rule), Some(quota)) = (RULES.get_ptr(banked(bank, rule % MAX_RULES)), QUOTA.get_ptr_mut(index))
+    else {
+        return false;
+    };
+    // SAFETY: array element.
+    let limits = unsafe { &(*rule).limits };
+    limits.interval == 0 || in_rate(quota, limits, now)
+}
+
+// Results of `handshake_again`.
+/// It is not counted, or is so already.
+pub(crate) const NOT_COUNTED: u32 = 0;
+/// It was counted.
+pub(crate) const COUNTED: u32 = 1;
+/// The limit is reached.
+pub(crate) const TOO_MANY: u32 = 2;
+
+/// Counts the handshake of a new connection on the tuple of one that is over, in state `before`.
+#[inline(never)]
+pub(crate) fn handshake_again(entry: *const FlowEntry, before: u32) -> u32 {
+    // SAFETY: a map value.
+    let (grant, half, rule) = unsafe { ((*entry).grant, (*entry).half, u32::from((*entry).rule)) };
+    let open = class_of(CLASS_TCP, before) == TimerClass::TcpHandshake;
+    if half & HALF_LIMITED == 0 || grant % CLASSES != CLASS_TCP || open {
+        return NOT_COUNTED;
+    }
+    let Some(control) = CONTROL.get_ptr(0) else { return TOO_MANY };
+    // SAFETY: array element.
+    let bank = unsafe { (*control).bank } & 1;
+    let index = quota_index(grant / CLASSES, half & HALF_WITHOUT_TCP != 0);
+    let (Some(rule), Some(quota)) = (RULES.get_ptr(banked(bank, rule % MAX_RULES)), QUOTA.get_ptr_mut(index))
+    else {
+        return TOO_MANY;
+    };
+    // SAFETY: array elements.
+    unsafe {
+        let most = (*rule).limits.max_half_open;
+        if atomic::fetch_add(&raw mut (*quota).half_open, 1) >= u64::from(most) && most != 0 {
+            atomic::add(&raw mut (*quota).half_open, u64::MAX);
+            return TOO_MANY;
+        }
+    }
+    COUNTED
 }

@@ -24,6 +24,7 @@ use crate::{
     classify::Arrival,
     maintain,
     maps::{FLOWS, RULES},
+    opening,
     parse::{Kind, Parsed},
     verdict::Verdict,
 };
@@ -72,7 +73,7 @@ pub(crate) fn swap_word(entry: *mut FlowEntry, expected: u64, state: u32) -> boo
 
 /// Finds the flow of a packet, checks that it is alive and came from the right side, and counts the packet on it.
 #[inline(always)]
-pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<Found, Verdict> {
+pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, arrival: &mut Arrival) -> Result<Found, Verdict> {
     let now = arrival.now;
     if parsed.kind != Kind::Query {
         return Ok(Found::Missing);
@@ -98,11 +99,20 @@ pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Resu
     let opener = direction == Direction::Outbound || half & HALF_INSTANCE != 0;
     let reopens = tcp && opener && state::reopens(state & state::MASK, parsed.flags);
     if touched != now || changes || reopens {
-        let done = match maintain::natgw_maintain(ctx, parsed, arrival) {
-            maintain::REMOVE => maintain::natgw_remove(parsed),
-            done => done,
-        };
+        let mut done = maintain::natgw_maintain(ctx, parsed, arrival);
+        if done == maintain::JUDGE {
+            let code = opening::natgw_reopen(parsed, arrival);
+            if code != opening::ALLOWED {
+                return Err(Verdict::from_code(code));
+            }
+            arrival.judged = 1;
+            done = maintain::natgw_maintain(ctx, parsed, arrival);
+        }
+        if done == maintain::REMOVE {
+            done = maintain::natgw_remove(parsed);
+        }
         match done {
+            maintain::HALF_OPEN => return Err(Verdict::from_code(opening::natgw_refuse_handshake())),
             maintain::ALIVE => {}
             maintain::GONE => return Ok(Found::Missing),
             maintain::EXPIRED => return Err(Verdict::of(Reason::FlowExpired)),

@@ -41,6 +41,7 @@ mod record;
 mod reset;
 mod route;
 mod sweep;
+mod towards;
 mod translate;
 mod verdict;
 mod walk;

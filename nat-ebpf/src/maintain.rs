@@ -7,10 +7,12 @@ use nat_common::{
     Tick,
     abi::{
         config::{
-            CLASS_TCP, CLASSES, Control, HEARTBEAT_TICKS, MAX_RULES, ROLE_INSIDE, ROLE_OUTSIDE, banked,
+            CLASS_TCP, CLASSES, Control, FEATURE_POLICY, HEARTBEAT_TICKS, MAX_RULES, ROLE_INSIDE,
+            ROLE_OUTSIDE, banked,
         },
         flow::{FlowEntry, FlowKey, HALF_INSTANCE, HALF_LIMITED, HALF_OUTBOUND, peer_key},
         grant::RULE_LIMITED,
+        names::delay::ANEW,
     },
     net::{
         state::{self, Direction},
@@ -21,7 +23,7 @@ use nat_common::{
 use crate::{
     allocate,
     classify::Arrival,
-    event, limits,
+    constants, event, limits,
     lookup::{expired, swap_word, word},
     maps::{CONTROL, FLOWS, RULES, SEARCH},
     parse::Parsed,
@@ -49,6 +51,10 @@ pub(crate) const RACE: u32 = 4;
 
 /// It is over and its port must not be used again: [`natgw_remove`] is to remove it.
 pub(crate) const REMOVE: u32 = 5;
+/// It is over, and whether the packet may open it again is to be judged first: [`crate::opening::natgw_reopen`].
+pub(crate) const JUDGE: u32 = 6;
+/// Its backend has too many unfinished handshakes.
+pub(crate) const HALF_OPEN: u32 = 7;
 
 /// Removes the flow of a packet that [`natgw_maintain`] has found to be over: [`GONE`] or [`RACE`].
 ///
@@ -116,6 +122,12 @@ pub(crate) extern "C" fn natgw_maintain(
         return EXPIRED;
     }
     if over || (opening && class == CLASS_TCP && state::reopens(state, flags)) {
+        if outbound
+            && arrival.judged == 0
+            && (control.features & FEATURE_POLICY != 0 || half & HALF_LIMITED != 0)
+        {
+            return JUDGE;
+        }
         let done = reopen(visit.key, entry, first, flags, visit.now);
         if done != ALIVE {
             return done;
@@ -254,6 +266,10 @@ fn reopen(key: &FlowKey, entry: *mut FlowEntry, first: u64, flags: u8, now: Tick
         unsafe { (*search).first = first };
         return REMOVE;
     }
+    let handshake = limits::handshake_again(entry, (first >> 32) as u32 & state::MASK);
+    if handshake == limits::TOO_MANY {
+        return HALF_OPEN;
+    }
     // SAFETY: a map value. `touched` first: the sweep reads the word before it and swaps after.
     let (address, port, half, grant) = unsafe {
         (*entry).touched = now;
@@ -261,6 +277,9 @@ fn reopen(key: &FlowKey, entry: *mut FlowEntry, first: u64, flags: u8, now: Tick
     };
     let state = allocate::nonce() | state::tcp_bits(0, Direction::Outbound, flags);
     if first as u32 != key.fold() || !swap_word(entry, first, state) {
+        if handshake == limits::COUNTED {
+            limits::opened(grant, half);
+        }
         return RACE;
     }
     fresh(entry, now);
@@ -280,8 +299,8 @@ fn reopen(key: &FlowKey, entry: *mut FlowEntry, first: u64, flags: u8, now: Tick
     ALIVE
 }
 
-/// Whether a new connection on the tuple is to be admitted like any other: the flow was counted against limits, its rule
-/// has some by now, or it came from outside.
+/// Whether a new connection on the tuple is to be admitted like any other: its rule has limits by now that the flow was
+/// not counted against, or it came from outside.
 #[inline(always)]
 fn admitted_anew(entry: *const FlowEntry) -> bool {
     // SAFETY: a map value.
@@ -289,11 +308,13 @@ fn admitted_anew(entry: *const FlowEntry) -> bool {
     let Some(control) = CONTROL.get_ptr(0) else { return false };
     // SAFETY: array element.
     let bank = unsafe { (*control).bank } & 1;
-    half & (HALF_LIMITED | HALF_INSTANCE) != 0
-        || RULES.get_ptr(banked(bank, rule % MAX_RULES)).is_some_and(|rule| {
-            // SAFETY: array element.
-            unsafe { (*rule).flags & RULE_LIMITED != 0 }
-        })
+    half & HALF_INSTANCE != 0
+        || constants::delay() & ANEW != 0
+        || (half & HALF_LIMITED == 0
+            && RULES.get_ptr(banked(bank, rule % MAX_RULES)).is_some_and(|rule| {
+                // SAFETY: array element.
+                unsafe { (*rule).flags & RULE_LIMITED != 0 }
+            }))
 }
 
 #[inline(always)]

@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::xdp_md;
 use nat_common::{
     abi::{
-        config::{CLASS_TCP, Control, MAX_RULES, NO_SLOT, banked},
+        config::{CLASS_TCP, Control, FEATURE_POLICY, MAX_RULES, NO_SLOT, banked},
         counters::Reason,
         grant::{Grant, REFUSAL_SILENT, grant_slot},
     },
@@ -16,9 +16,9 @@ use nat_common::{
 
 use crate::{
     allocate,
-    classify::{Arrival, OPEN, OPEN_INBOUND, no_rule},
-    event,
-    maps::{RULES, SEARCH},
+    classify::{self, Arrival, OPEN, OPEN_INBOUND, no_rule},
+    event, limits,
+    maps::{CONTROL, FLOWS, RULES, SEARCH},
     parse::{ICMP, Parsed},
     ports::Search,
     route::{self, Answer, Route},
@@ -141,4 +141,53 @@ pub(crate) fn inbound(
 pub(crate) fn on_refusal(bank: u32, rule: u32) -> u32 {
     // SAFETY: array element.
     RULES.get_ptr(banked(bank, rule % MAX_RULES)).map_or(0, |rule| unsafe { (*rule).on_refusal })
+}
+
+/// [`natgw_reopen`]: the packet may open its flow again.
+pub(crate) const ALLOWED: u64 = 0;
+
+/// Judges a packet that would open a flow again which is over, by the policies and the rate in force: [`ALLOWED`] or
+/// [`Verdict::to_code`].
+///
+/// verifier: global, so that it is verified once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn natgw_reopen(parsed: *const Parsed, arrival: *const Arrival) -> u64 {
+    const FAULT: u64 = Verdict::of(Reason::NotConfigured).to_code();
+    if parsed.is_null() || arrival.is_null() {
+        return FAULT;
+    }
+    // SAFETY: not null, and the only caller passes whole values.
+    let (parsed, arrival) = unsafe { (&*parsed, &*arrival) };
+    let (Some(control), Some(search)) = (CONTROL.get_ptr(0), SEARCH.get_ptr_mut(0)) else { return FAULT };
+    // SAFETY: array element, and this CPU's own.
+    let (control, search) = unsafe { (&*control, &mut *search) };
+    let Some(entry) = FLOWS.get_ptr(&parsed.key) else { return ALLOWED };
+    let bank = control.bank & 1;
+    if control.features & FEATURE_POLICY != 0
+        && let Err(verdict) =
+            classify::by_policy(parsed, arrival, control, allocate::backend(bank, parsed.key.source))
+    {
+        return verdict.to_code();
+    }
+    // SAFETY: a map value; of a recycled one, another backend would be told.
+    unsafe {
+        search.slot = (*entry).grant;
+        search.on_refusal = on_refusal(bank, u32::from((*entry).rule));
+    }
+    search.key = parsed.key;
+    search.now = arrival.now;
+    if limits::again_in_rate(entry, bank, arrival.now) {
+        return ALLOWED;
+    }
+    allocate::refused(search, Reason::RateLimit)
+}
+
+/// Refuses the packet that [`natgw_reopen`] has allowed, for too many unfinished handshakes: [`Verdict::to_code`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn natgw_refuse_handshake() -> u64 {
+    let Some(search) = SEARCH.get_ptr(0) else { return Verdict::of(Reason::NotConfigured).to_code() };
+    // SAFETY: this CPU's own element, filled in by `natgw_reopen`.
+    allocate::refused(unsafe { &*search }, Reason::HalfOpenLimit)
 }

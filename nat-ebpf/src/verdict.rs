@@ -81,6 +81,12 @@ impl Verdict {
         self.reason == Reason::TtlExceeded as u32
     }
 
+    /// Whether this is the reason.
+    #[inline(always)]
+    pub(crate) const fn is(self, reason: Reason) -> bool {
+        self.reason == reason as u32
+    }
+
     /// Number of the reason.
     #[inline(always)]
     pub(crate) const fn reason(self) -> u32 {

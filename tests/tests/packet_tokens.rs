@@ -12,10 +12,9 @@ use std::{
 
 use nat_common::abi::{
     counters::Reason,
-    grant::Limits,
     names::{
         self,
-        delay::{LEAF_SEEN, ROOT_COPIED, ROOT_SET},
+        delay::{ANEW, LEAF_SEEN, ROOT_COPIED, ROOT_SET},
     },
 };
 use nat_tests::{
@@ -29,14 +28,13 @@ use nat_tests::{
 
 const THREADS: usize = 3;
 
-/// A rule with limits (which here limit nothing): a new connection on the tuple of a reset one gives its port back at
-/// once and then takes any free one.
+/// A new connection on the tuple of a reset one gives its port back at once and then takes any free one.
 fn world(runs: Vec<([u8; 4], u16, u16)>) -> World {
     let none = |address| Backend { address, ports: [vec![], vec![], vec![]] };
     World {
         backends: vec![none(WEB), none(DB)],
         pools: vec![Pool { runs, ordered: false, backends: vec![WEB, DB] }],
-        limits: Some(Limits::default()),
+        delay: ANEW,
         ..World::default().table(65_536, 32_768, 0)
     }
 }
@@ -97,11 +95,11 @@ fn churn(world: World, ports: u16, rounds: usize) {
 /// The same with a wait in the window of each race in turn, and in several at once.
 #[test]
 fn with_a_wait_at_every_step() {
-    let together = [LEAF_SEEN | ROOT_SET, LEAF_SEEN | ROOT_SET | ROOT_COPIED, u32::MAX];
+    let together = [LEAF_SEEN | ROOT_SET, LEAF_SEEN | ROOT_SET | ROOT_COPIED, 0xffff];
     for delay in names::delay::ALL.into_iter().chain(together) {
         println!("waiting at {delay:#b}");
         let runs = (1..=3u16).map(|leaf| (FRONTEND, leaf * 1024, 2)).collect();
-        churn(World { delay, ..world(runs) }, 6, 4000);
+        churn(World { delay: delay | ANEW, ..world(runs) }, 6, 4000);
     }
 }
 

@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 
 use anyhow::ensure;
-use nat_common::abi::{counters::Reason, grant::Limits};
+use nat_common::abi::{counters::Reason, names::delay::ANEW};
 use serde::Serialize;
 
 use super::signal;
@@ -62,7 +62,7 @@ fn world(addresses: u8, each: u16, flows: u32) -> World {
         frontends: runs.iter().map(|(address, ..)| (*address, false)).collect(),
         pools: vec![Pool { runs, ordered: false, backends }],
         // A new connection on the tuple of a reset one then gives its port back and takes any.
-        limits: Some(Limits::default()),
+        delay: ANEW,
         ..World::default().table(flows, flows, 0)
     }
 }
