@@ -7,6 +7,7 @@ pub mod check;
 pub mod demo;
 pub mod detach;
 pub mod flows;
+mod host;
 pub mod plan;
 mod plan_text;
 pub mod ports;

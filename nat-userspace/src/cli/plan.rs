@@ -12,9 +12,10 @@ use anyhow::Context as _;
 use nat_common::abi::config::{ROLE_INSIDE, ROLE_OUTSIDE, name_of};
 use serde::Serialize;
 
-use super::{plan_text, read, render};
+use super::{host, plan_text, read, render};
 use crate::{
     config::{self, Gateway},
+    daemon::facts,
     datapath::{
         bank::{self, LiveFlows},
         tables::{TableError, Tables},
@@ -64,7 +65,7 @@ pub struct Args {
 ///
 /// The tables cannot be read, there is no plan, or the output cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let (gateway, warnings) = match config::load(&args.config) {
+    let (mut gateway, warnings) = match config::load(&args.config) {
         Ok(loaded) => loaded,
         Err(error) => {
             writeln!(io::stderr(), "{error}").context("writing to standard error")?;
@@ -75,7 +76,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         writeln!(io::stderr(), "{warning}").context("writing to standard error")?;
     }
     let name = args.name.clone().unwrap_or_else(|| gateway.name.clone());
-    let document = Document::new(&name, &gateway)?;
+    let kept = host::keep_ports(&mut gateway, Some(&name))?;
+    let document = Document::new(&name, &gateway, &kept)?;
     let mut out = io::stdout().lock();
     if args.json {
         render::document(&mut out, &document, false)?;
@@ -126,10 +128,11 @@ pub struct Restart {
 
 impl Document {
     /// Plans `gateway` for the instance `name`, as a reload would.
-    fn new(name: &str, gateway: &Gateway) -> anyhow::Result<Self> {
+    fn new(name: &str, gateway: &Gateway, kept: &[String]) -> anyhow::Result<Self> {
+        let explained = |error| facts::explained(error, kept);
         let tables = match Tables::open(name) {
             Err(TableError::NoInstance { .. }) => {
-                let plan = plan::plan(gateway, None, &NoFlows)?;
+                let plan = plan::plan(gateway, None, &NoFlows).map_err(explained)?;
                 let diff = diff::diff(&PortPlan::default(), &plan, &FlowCounts::default());
                 let interfaces = interfaces(&Roles::new(), &configured(gateway));
                 return Ok(Self { name: name.to_owned(), interfaces, diff, ..Self::default() });
@@ -138,7 +141,7 @@ impl Document {
         };
         let before = Reading::of(&tables)?;
         let live = LiveFlows::new(&tables, &before.instance);
-        let after = plan::plan(gateway, Some(&before.plan), &live)?;
+        let after = plan::plan(gateway, Some(&before.plan), &live).map_err(explained)?;
         Ok(Self {
             name: name.to_owned(),
             running: true,

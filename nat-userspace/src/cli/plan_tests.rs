@@ -88,7 +88,7 @@ fn what_is_in_force_changes_nothing() {
 #[test]
 fn without_an_instance_everything_is_new() {
     let document =
-        Document::new("natgw-no-such-instance", &config(64, "")).map_err(|error| error.to_string());
+        Document::new("natgw-no-such-instance", &config(64, ""), &[]).map_err(|error| error.to_string());
     match document {
         Ok(document) => {
             assert!(!document.running);

@@ -252,7 +252,7 @@ pub struct OutboundRule {
     /// What each backend may use up.
     pub limits: Limits,
     /// What each backend may use up towards certain destinations; the first that matches counts. At most
-    /// `nat_common::abi::config::MAX_DESTINATIONS`.
+    /// `nat_common::abi::grant::MAX_DESTINATIONS`.
     pub destinations: Vec<DestinationLimit>,
     /// What the sender of a refused packet hears.
     pub on_refusal: Refusal,
