@@ -10,6 +10,7 @@ pub mod flows;
 mod host;
 pub mod plan;
 mod plan_text;
+mod plan_words;
 pub mod ports;
 pub mod read;
 pub mod render;

@@ -18,6 +18,7 @@ use crate::{
     daemon::facts,
     datapath::{
         bank::{self, LiveFlows},
+        pin, policy,
         tables::{TableError, Tables},
     },
     plan::{
@@ -160,11 +161,13 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    pub(super) fn of(tables: &Tables) -> Result<Self, TableError> {
+    pub(super) fn of(tables: &Tables) -> anyhow::Result<Self> {
         let instance = tables.instance()?;
+        let mut plan = bank::plan_of(&instance);
+        policy::read(&pin::Instance::new(&instance.name)?, instance.control.bank, &mut plan)?;
         let live = read::flows(tables, &instance, &Filter::default())?;
         let flows = live.flows.iter().map(place).collect();
-        Ok(Self { plan: bank::plan_of(&instance), instance, flows })
+        Ok(Self { plan, instance, flows })
     }
 
     /// How `after` differs, in a sentence.
@@ -217,7 +220,9 @@ fn interfaces(before: &Roles<'_>, after: &Roles<'_>) -> Vec<InterfaceChange> {
 fn restart(before: &Instance, gateway: &Gateway) -> Vec<Restart> {
     let flows = (before.meta.max_flows.to_string(), gateway.max_flows.to_string());
     let name = (before.name.clone(), gateway.name.clone());
-    let settings = [("name", name), ("max_flows", flows)].into_iter();
+    let backends = before.meta.max_backends;
+    let backends = (backends.to_string(), gateway.max_backends.unwrap_or(backends).to_string());
+    let settings = [("name", name), ("max_flows", flows), ("max_backends", backends)].into_iter();
     let settings = settings.filter(|(_, (in_force, configured))| in_force != configured);
     settings.map(|(setting, (in_force, configured))| Restart { setting, in_force, configured }).collect()
 }

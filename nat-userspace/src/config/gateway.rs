@@ -312,6 +312,16 @@ pub struct DestinationLimit {
     pub max_flows: u32,
 }
 
+impl Refusal {
+    /// All, with their words in configuration.
+    pub const ALL: [(&'static str, Self); 4] = [
+        ("silent", Self::Silent),
+        ("icmp-admin-prohibited", Self::AdminProhibited),
+        ("icmp-host-unreachable", Self::HostUnreachable),
+        ("tcp-reset", Self::TcpReset),
+    ];
+}
+
 impl OutboundRule {
     /// Timeouts of the rule's flows in ticks, by `nat_common::net::timers::TimerClass`.
     #[must_use]

@@ -154,13 +154,7 @@ fn precedence(list: Option<&Strings>, report: &mut Report) -> Precedence {
 
 /// `on_refusal`, if it is given.
 pub(super) fn refusal(value: Option<&Spanned<String>>, report: &mut Report) -> Option<Refusal> {
-    let words = [
-        ("silent", Refusal::Silent),
-        ("icmp-admin-prohibited", Refusal::AdminProhibited),
-        ("icmp-host-unreachable", Refusal::HostUnreachable),
-        ("tcp-reset", Refusal::TcpReset),
-    ];
-    value.and_then(|value| word("on_refusal", value, &words, &[], report))
+    value.and_then(|value| word("on_refusal", value, &Refusal::ALL, &[], report))
 }
 
 /// Checks `max_backends` against what the pools have.
