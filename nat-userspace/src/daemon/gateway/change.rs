@@ -64,24 +64,23 @@ impl Gateway {
         Ok(())
     }
 
-    /// The host's addresses once [`Self::assign`] has added the missing frontends.
+    /// The host's addresses once [`Self::assign`] has added the missing ones.
     fn to_be_owned(&self, devices: &[Device]) -> HashSet<Ipv4Addr> {
         let mut owned: HashSet<Ipv4Addr> =
             devices.iter().flat_map(|device| device.addresses.iter().copied()).collect();
         if self.config.assign_frontends {
-            owned
-                .extend(self.config.frontends.iter().flat_map(|frontend| frontend.addresses.iter().copied()));
+            owned.extend(self.config.public_addresses());
         }
         owned
     }
 
-    /// Adds the missing frontend addresses. Returns all addresses of the host.
+    /// Adds the missing frontend addresses and instance IPs. Returns all addresses of the host.
     async fn assign(&mut self, devices: &[Device], journal: &mut Journal) -> Result<HashSet<Ipv4Addr>> {
         let mut owned: HashSet<Ipv4Addr> =
             devices.iter().flat_map(|device| device.addresses.iter().copied()).collect();
         if self.config.assign_frontends {
-            let wanted = self.config.frontends.iter().flat_map(|frontend| frontend.addresses.iter().copied());
-            let missing: Vec<Ipv4Addr> = wanted.filter(|address| !owned.contains(address)).collect();
+            let missing: Vec<Ipv4Addr> =
+                self.config.public_addresses().filter(|address| !owned.contains(address)).collect();
             let first = self.config.outside.first();
             let port = self
                 .layout
