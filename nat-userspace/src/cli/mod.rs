@@ -9,6 +9,7 @@ pub mod detach;
 pub mod flows;
 mod host;
 pub mod plan;
+mod plan_host;
 mod plan_text;
 mod plan_words;
 pub mod ports;

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write},
+    net::Ipv4Addr,
     path::PathBuf,
     process::ExitCode,
 };
@@ -12,7 +13,7 @@ use anyhow::Context as _;
 use nat_common::abi::config::{ROLE_INSIDE, ROLE_OUTSIDE, name_of};
 use serde::Serialize;
 
-use super::{host, plan_text, read, render};
+use super::{host, plan_host, plan_text, read, render};
 use crate::{
     config::{self, Gateway},
     daemon::facts,
@@ -98,6 +99,8 @@ pub struct Document {
     pub running: bool,
     /// Interfaces that differ.
     pub interfaces: Vec<InterfaceChange>,
+    /// Addresses that the host gets.
+    pub addresses: Vec<Ipv4Addr>,
     /// What differs and waits for another start.
     pub restart: Vec<Restart>,
     /// The difference of the plans.
@@ -131,23 +134,30 @@ impl Document {
     /// Plans `gateway` for the instance `name`, as a reload would.
     fn new(name: &str, gateway: &Gateway, kept: &[String]) -> anyhow::Result<Self> {
         let explained = |error| facts::explained(error, kept);
+        // Without an answer the rest is true all the same.
+        let devices = facts::devices().unwrap_or_default();
+        let known = !devices.is_empty();
+        let addresses = if known { plan_host::added(gateway, &devices) } else { Vec::new() };
         let tables = match Tables::open(name) {
             Err(TableError::NoInstance { .. }) => {
                 let plan = plan::plan(gateway, None, &NoFlows).map_err(explained)?;
                 let diff = diff::diff(&PortPlan::default(), &plan, &FlowCounts::default());
                 let interfaces = interfaces(&Roles::new(), &configured(gateway));
-                return Ok(Self { name: name.to_owned(), interfaces, diff, ..Self::default() });
+                return Ok(Self { name: name.to_owned(), interfaces, addresses, diff, ..Self::default() });
             }
             opened => opened?,
         };
         let before = Reading::of(&tables)?;
         let live = LiveFlows::new(&tables, &before.instance);
         let after = plan::plan(gateway, Some(&before.plan), &live).map_err(explained)?;
+        let mut restart = restart(&before.instance, gateway);
+        restart.extend(plan_host::other_mode(&before.instance, gateway, &devices));
         Ok(Self {
             name: name.to_owned(),
             running: true,
             interfaces: interfaces(&in_force(&before.instance), &configured(gateway)),
-            restart: restart(&before.instance, gateway),
+            addresses,
+            restart,
             diff: diff::diff(&before.plan, &after, &before.flows),
         })
     }
@@ -173,7 +183,7 @@ impl Reading {
     /// How `after` differs, in a sentence.
     pub(super) fn summary(&self, after: &Self) -> String {
         let interfaces = interfaces(&in_force(&self.instance), &in_force(&after.instance));
-        plan_text::summary(&diff::diff(&self.plan, &after.plan, &self.flows), interfaces.len())
+        plan_text::summary(&diff::diff(&self.plan, &after.plan, &self.flows), interfaces.len(), 0)
     }
 }
 

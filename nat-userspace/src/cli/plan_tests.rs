@@ -39,6 +39,7 @@ fn document(instance: &Instance, gateway: &Gateway) -> Document {
         name: instance.name.clone(),
         running: true,
         interfaces: interfaces(&in_force(instance), &configured(gateway)),
+        addresses: vec![Ipv4Addr::new(203, 0, 113, 10)],
         restart: restart(instance, gateway),
         diff: diff::diff(&before, &after, &flows),
     }

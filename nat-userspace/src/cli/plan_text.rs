@@ -77,7 +77,7 @@ pub(super) fn write(out: &mut dyn Write, style: Style, document: &Document) -> i
     if unchanged > 0 {
         writeln!(out, "{} unchanged", units::counted(unchanged, "port block"))?;
     }
-    writeln!(out, "{}", summary(diff, document.interfaces.len()))
+    writeln!(out, "{}", summary(diff, document.interfaces.len(), document.addresses.len()))
 }
 
 const fn paint(line: &Line) -> Paint {
@@ -89,12 +89,13 @@ const fn paint(line: &Line) -> Paint {
 
 /// The last line: how much changes, and what becomes of flows.
 #[must_use]
-pub(super) fn summary(diff: &PlanDiff, interfaces: usize) -> String {
+pub(super) fn summary(diff: &PlanDiff, interfaces: usize, addresses: usize) -> String {
     let of = |members: &Members| members.added.len() + members.removed.len() + members.renamed.len();
     let rules = diff.rules.added.len() + diff.rules.removed.len() + diff.rules.changed.len();
     let renamed = diff.backends.renamed.len();
     let parts = [
         (interfaces, "interface"),
+        (addresses, "address of the host"),
         (diff.gateway.len(), "gateway setting"),
         (rules, "rule"),
         (diff.policies.count(), "policy"),
@@ -106,6 +107,7 @@ pub(super) fn summary(diff: &PlanDiff, interfaces: usize) -> String {
     let parts: Vec<(usize, &str)> = parts.into_iter().filter(|(number, _)| *number > 0).collect();
     let counted = |(number, what): &(usize, &str)| match *number {
         1 => format!("1 {what}"),
+        _ if what.starts_with("address ") => format!("{} addresses of the host", grouped(*number as u64)),
         _ if what.ends_with('y') => {
             format!("{} {}ies", grouped(*number as u64), what.trim_end_matches('y'))
         }
@@ -138,6 +140,16 @@ fn lines(document: &Document) -> Vec<Line> {
             what: format!("interface {}", interface.interface),
             before: interface.before.unwrap_or("-").to_owned(),
             after: interface.after.unwrap_or("-").to_owned(),
+            ..Line::default()
+        });
+    }
+    for address in &document.addresses {
+        let (what, after) = (format!("address {address}"), "of this host".to_owned());
+        lines.push(Line {
+            change: "added",
+            what,
+            before: plan_words::NONE.to_owned(),
+            after,
             ..Line::default()
         });
     }

@@ -21,9 +21,17 @@ const EPHEMERAL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 ///
 /// When one of them does not answer.
 pub fn of_this_host(instance: &Instance) -> Result<HostFacts> {
+    facts(&devices()?, &HostState::read(instance)?)
+}
+
+/// Asks the kernel for the host's devices. Needs no root.
+///
+/// # Errors
+///
+/// When it does not answer.
+pub fn devices() -> Result<Vec<Device>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let devices = runtime.block_on(async { Netlink::open()?.devices().await })?;
-    facts(&devices, &HostState::read(instance)?)
+    runtime.block_on(async { Netlink::open()?.devices().await })
 }
 
 /// From what the kernel has said, and the record of what natgw has added.
