@@ -10,8 +10,8 @@ use nat_common::{
     Tick,
     abi::{
         config::{
-            CLASSES, Control, FRONTEND_DRAINING, Frontend, HEARTBEAT_TICKS, Meta, PortConfig, ROLE_INSIDE,
-            ROLE_OUTSIDE, SweepArgs, Table, name_of,
+            CLASSES, Control, Frontend, HEARTBEAT_TICKS, Meta, PortConfig, ROLE_INSIDE, ROLE_OUTSIDE,
+            SweepArgs, Table, name_of,
         },
         grant::{BackendInfo, BackendState, Grant, GrantState, PortSet, Quota, Rule},
         policy::{self, PolicyInfo, PolicyState},
@@ -90,7 +90,7 @@ impl Instance {
     #[must_use]
     pub fn frontend_name(&self, address: [u8; 4]) -> &str {
         let found = self.frontends.iter().find(|frontend| frontend.address == address && address != [0; 4]);
-        let found = found.filter(|frontend| frontend.flags & FRONTEND_DRAINING == 0);
+        let found = found.filter(|frontend| frontend.flags & nat_common::abi::config::FRONTEND_DRAINING == 0);
         found.map_or("", |frontend| name_of(&frontend.name))
     }
 
