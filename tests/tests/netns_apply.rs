@@ -5,7 +5,6 @@ use std::{
     collections::BTreeSet,
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
-    path::PathBuf,
     process::Output,
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
@@ -17,6 +16,7 @@ use nat_tests::netns::{
     DB, FRONTEND, Network, SERVER, WEB, binary, daemon,
     daemon::Gateway,
     eventually,
+    file::File,
     traffic::{Echo, connect, exchange},
 };
 use serde_json::Value;
@@ -24,32 +24,7 @@ use serde_json::Value;
 /// The frontend address of the other configuration.
 const OTHER: &str = "203.0.113.11";
 
-/// A configuration file beside the daemon's own.
-struct File(PathBuf);
-
-impl File {
-    fn new(gateway: &Gateway<'_>, tag: &str, config: &str) -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("natgw-{}-{tag}.toml", gateway.name));
-        std::fs::write(&path, config.replace("{name}", &gateway.name))?;
-        Ok(Self(path))
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap_or_default()
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-fn apply(gateway: &Gateway<'_>, file: &File) -> Result<String> {
-    gateway.command(&["apply", "--config", file.path()]).with_context(|| gateway.log())
-}
-
-/// As [`apply`], whatever becomes of it.
+/// As [`File::apply`], whatever becomes of it.
 fn try_apply(network: &Network, file: &str) -> Result<Output> {
     let mut command = network.gateway.command(binary()?.to_str().context("the path is text")?);
     Ok(command.args(["apply", "--config", file]).output()?)
@@ -90,7 +65,7 @@ fn a_plan_predicts_what_drains() -> Result<()> {
     ensure!(tcp.iter().all(|block| block["change"] == "shrunk" && block["flows"] == 30), "{tcp:#?}");
     ensure!(draining(&gateway)?.is_empty(), "planning has changed something");
 
-    let said = apply(&gateway, &smaller)?;
+    let said = smaller.apply(&gateway)?;
     ensure!(said.contains(&format!("{predicted} live flow")) && said.contains("SIGHUP"), "{said}");
     let rows = draining(&gateway)?;
     let shown: u64 = rows.iter().filter_map(|row| row["flows"].as_u64()).sum();
@@ -127,7 +102,7 @@ fn what_cannot_be_applied_changes_nothing() -> Result<()> {
     );
 
     // What the command would not send.
-    let text = std::fs::read_to_string(&bad.0)?;
+    let text = std::fs::read_to_string(bad.path())?;
     let answer = post(&gateway, &serde_json::json!({ "file": "f.toml", "text": text }).to_string())?;
     let body: Value = serde_json::from_str(answer.1.as_str())?;
     ensure!(answer.0 == 200 && body["ok"] == false && body["invalid"] == true, "{answer:?}");
@@ -184,7 +159,7 @@ fn a_frontend_that_leaves_stays_until_its_last_flow_has_ended() -> Result<()> {
     let planned = gateway.json(&["plan", "--config", other.path()])?;
     let leaves = &planned["frontends"]["removed"][0];
     ensure!(leaves["address"] == FRONTEND && leaves["flows"] == 1, "{planned:#}");
-    let said = apply(&gateway, &other)?;
+    let said = other.apply(&gateway)?;
     ensure!(said.contains("1 live flow on a port that goes away: it finishes"), "{said}");
 
     forget_neighbours(&network)?;
@@ -194,7 +169,7 @@ fn a_frontend_that_leaves_stays_until_its_last_flow_has_ended() -> Result<()> {
     ensure!(from.len() == 2 && from.iter().any(|address| address.to_string() == OTHER), "{from:?}");
     let rows = draining(&gateway)?;
     ensure!(rows.len() == 1 && rows[0]["frontend"] == FRONTEND && rows[0]["flows"] == 1, "{rows:#?}");
-    ensure!(rows[0]["frontend_name"] == "fe1", "{rows:#?}");
+    ensure!(rows[0]["frontend_name"].is_null(), "{rows:#?}");
 
     // Another daemon knows, too.
     gateway.write(&short(OTHER))?;
@@ -225,13 +200,13 @@ fn only_what_was_added_and_is_not_wanted_goes() -> Result<()> {
     let other = File::new(&gateway, "other", &config(&[OTHER]))?;
     let both = File::new(&gateway, "both", &config(&[OTHER, FRONTEND]))?;
     exchange(&mut connect(&network.inside, WEB, SERVER, 80)?, 1000)?;
-    apply(&gateway, &other)?;
-    apply(&gateway, &both)?;
+    other.apply(&gateway)?;
+    both.apply(&gateway)?;
     // Closed flows rest for four minutes; this one has only begun to.
     thread::sleep(Duration::from_secs(3));
     ensure!(has_address(&network, FRONTEND)?, "it is configured:\n{}", gateway.log());
     let second = File::new(&gateway, "second", &config(&[FRONTEND]))?;
-    apply(&gateway, &second)?;
+    second.apply(&gateway)?;
     // No flow has ever used it.
     eventually("the address is gone", Duration::from_secs(6), || Ok(!has_address(&network, OTHER)?))
         .with_context(|| gateway.log())?;

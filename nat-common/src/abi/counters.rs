@@ -103,7 +103,7 @@ reasons! {
     HalfOpenLimit = 45, "half_open_limit", Dropped, "the backend has as many unfinished TCP handshakes as its rule allows (`max_half_open`)";
     RateLimit = 46, "rate_limit", Dropped, "the backend opens flows faster than its rule allows (`new_flows_per_second`)";
     DestinationLimit = 47, "destination_limit", Dropped, "the backend has as many flows to this destination as its rule allows (`[[outbound_rule.destination]]`)";
-    PortCap = 48, "port_cap", Dropped, "the backend has as many flows to this destination as it may take from the common ports (`max_ports`)";
+    PortCap = 48, "port_cap", Dropped, "the backend has as many flows to this destination as its rule allows (`max_ports`)";
     SearchCut = 49, "search_cut", Dropped, "the search for a free port was cut short; what it learnt is kept, and the next packet goes on from there";
 }
 

@@ -66,10 +66,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let instance = Instance::new(args.name.as_deref().unwrap_or(&gateway.name))?;
     let name = instance.name();
     let socket = args.socket.clone().unwrap_or_else(|| instance.socket());
-    let reading = || Reading::of(&Tables::open(name)?);
-    let before = match reading() {
+    let before = match Tables::open(name) {
         Err(TableError::NoInstance { .. }) => None,
-        read => Some(read?),
+        opened => Some(Reading::of(&opened?)?),
     };
     let Some(status) = client::apply(&socket, &ApplyRequest { file: shown.clone(), text })? else {
         bail!(
@@ -87,10 +86,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         bail!("{error}");
     }
     // It is in force: what cannot be read now is no failure of it.
-    let changed = match (before, reading()) {
+    let after = Tables::open(name).map_err(anyhow::Error::from).and_then(|tables| Reading::of(&tables));
+    let changed = match (before, after) {
         (Some(before), Ok(after)) => before.summary(&after),
         (None, _) => "everything is new".to_owned(),
-        (_, Err(error)) => format!("what has changed cannot be read: {error}"),
+        (_, Err(error)) => format!("what has changed cannot be read: {error:#}"),
     };
     let mut out = io::stdout().lock();
     writeln!(out, "in force after {} ms: {changed}", status.reload.milliseconds)?;

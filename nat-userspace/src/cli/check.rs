@@ -10,12 +10,13 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Context as _;
 use nat_common::abi::{config::CLASS_NAMES, grant::Segment};
 use serde::Serialize;
 
+use super::host;
 use crate::{
     config::{self, Allocation, Backend, Gateway, OutboundRule, grouped},
+    daemon::facts,
     plan::{self, CLASS_COUNT, DYNAMIC_PORTS, NoFlows, PortPlan, STATIC_PORTS, segments},
 };
 
@@ -23,7 +24,8 @@ use crate::{
 ///
 /// Needs no root and touches nothing. Errors point at the text they are about. Without errors the plan that a
 /// first start would use is printed: which ports of which frontend address each backend gets. A running gateway
-/// may have its blocks elsewhere, because blocks stay where they are when the configuration changes.
+/// may have its blocks elsewhere, because blocks stay where they are when the configuration changes. Frontends that are
+/// addresses of this host leave it the ports that `host_ports` says.
 ///
 /// Exit codes: 0 the configuration is right, 1 the plan could not be printed, 2 the configuration is wrong.
 #[derive(Clone, Debug, clap::Args)]
@@ -34,6 +36,9 @@ pub struct Args {
     /// Print the plan as JSON: [{rule, backend, name, frontend, frontend_name, protocol, range, ports, shared, backends}]
     #[arg(long)]
     pub json: bool,
+    /// For another machine: leave out which ports this host would keep for itself
+    #[arg(long)]
+    pub other_host: bool,
 }
 
 /// Checks the configuration; prints warnings and errors to standard error, the plan to standard output.
@@ -43,17 +48,24 @@ pub struct Args {
 /// The output cannot be written. A wrong configuration is exit code 2, not an error: what there is to say has been
 /// said.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let (gateway, warnings) = match config::load(&args.config) {
+    let (mut gateway, warnings) = match config::load(&args.config) {
         Ok(loaded) => loaded,
         Err(error) => {
-            writeln!(io::stderr(), "{error}").context("writing to standard error")?;
+            host::say(&error.to_string())?;
             return Ok(ExitCode::from(2));
         }
     };
     for warning in warnings {
-        writeln!(io::stderr(), "{warning}").context("writing to standard error")?;
+        host::say(&warning.to_string())?;
     }
-    let plan = plan::plan(&gateway, None, &NoFlows)?;
+    let kept = if args.other_host { Vec::new() } else { host::keep_ports(&mut gateway, None)? };
+    let plan = match plan::plan(&gateway, None, &NoFlows).map_err(|error| facts::explained(error, &kept)) {
+        Ok(plan) => plan,
+        Err(error) => {
+            host::say(&format!("not on this host: {error:#}"))?;
+            return Ok(ExitCode::from(2));
+        }
+    };
     let mut out = io::stdout().lock();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &rows(&gateway, &plan))?;

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write},
+    net::Ipv4Addr,
     path::PathBuf,
     process::ExitCode,
 };
@@ -12,11 +13,13 @@ use anyhow::Context as _;
 use nat_common::abi::config::{ROLE_INSIDE, ROLE_OUTSIDE, name_of};
 use serde::Serialize;
 
-use super::{plan_text, read, render};
+use super::{host, plan_host, plan_text, read, render};
 use crate::{
     config::{self, Gateway},
+    daemon::facts,
     datapath::{
         bank::{self, LiveFlows},
+        pin, policy,
         tables::{TableError, Tables},
     },
     plan::{
@@ -64,7 +67,7 @@ pub struct Args {
 ///
 /// The tables cannot be read, there is no plan, or the output cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let (gateway, warnings) = match config::load(&args.config) {
+    let (mut gateway, warnings) = match config::load(&args.config) {
         Ok(loaded) => loaded,
         Err(error) => {
             writeln!(io::stderr(), "{error}").context("writing to standard error")?;
@@ -75,7 +78,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         writeln!(io::stderr(), "{warning}").context("writing to standard error")?;
     }
     let name = args.name.clone().unwrap_or_else(|| gateway.name.clone());
-    let document = Document::new(&name, &gateway)?;
+    let kept = host::keep_ports(&mut gateway, Some(&name))?;
+    let document = Document::new(&name, &gateway, &kept)?;
     let mut out = io::stdout().lock();
     if args.json {
         render::document(&mut out, &document, false)?;
@@ -95,6 +99,8 @@ pub struct Document {
     pub running: bool,
     /// Interfaces that differ.
     pub interfaces: Vec<InterfaceChange>,
+    /// Addresses that the host gets.
+    pub addresses: Vec<Ipv4Addr>,
     /// What differs and waits for another start.
     pub restart: Vec<Restart>,
     /// The difference of the plans.
@@ -126,24 +132,32 @@ pub struct Restart {
 
 impl Document {
     /// Plans `gateway` for the instance `name`, as a reload would.
-    fn new(name: &str, gateway: &Gateway) -> anyhow::Result<Self> {
+    fn new(name: &str, gateway: &Gateway, kept: &[String]) -> anyhow::Result<Self> {
+        let explained = |error| facts::explained(error, kept);
+        // Without an answer the rest is true all the same.
+        let devices = facts::devices().unwrap_or_default();
+        let known = !devices.is_empty();
+        let addresses = if known { plan_host::added(gateway, &devices) } else { Vec::new() };
         let tables = match Tables::open(name) {
             Err(TableError::NoInstance { .. }) => {
-                let plan = plan::plan(gateway, None, &NoFlows)?;
+                let plan = plan::plan(gateway, None, &NoFlows).map_err(explained)?;
                 let diff = diff::diff(&PortPlan::default(), &plan, &FlowCounts::default());
                 let interfaces = interfaces(&Roles::new(), &configured(gateway));
-                return Ok(Self { name: name.to_owned(), interfaces, diff, ..Self::default() });
+                return Ok(Self { name: name.to_owned(), interfaces, addresses, diff, ..Self::default() });
             }
             opened => opened?,
         };
         let before = Reading::of(&tables)?;
         let live = LiveFlows::new(&tables, &before.instance);
-        let after = plan::plan(gateway, Some(&before.plan), &live)?;
+        let after = plan::plan(gateway, Some(&before.plan), &live).map_err(explained)?;
+        let mut restart = restart(&before.instance, gateway);
+        restart.extend(plan_host::other_mode(&before.instance, gateway, &devices));
         Ok(Self {
             name: name.to_owned(),
             running: true,
             interfaces: interfaces(&in_force(&before.instance), &configured(gateway)),
-            restart: restart(&before.instance, gateway),
+            addresses,
+            restart,
             diff: diff::diff(&before.plan, &after, &before.flows),
         })
     }
@@ -157,17 +171,19 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    pub(super) fn of(tables: &Tables) -> Result<Self, TableError> {
+    pub(super) fn of(tables: &Tables) -> anyhow::Result<Self> {
         let instance = tables.instance()?;
+        let mut plan = bank::plan_of(&instance);
+        policy::read(&pin::Instance::new(&instance.name)?, instance.control.bank, &mut plan)?;
         let live = read::flows(tables, &instance, &Filter::default())?;
         let flows = live.flows.iter().map(place).collect();
-        Ok(Self { plan: bank::plan_of(&instance), instance, flows })
+        Ok(Self { plan, instance, flows })
     }
 
     /// How `after` differs, in a sentence.
     pub(super) fn summary(&self, after: &Self) -> String {
         let interfaces = interfaces(&in_force(&self.instance), &in_force(&after.instance));
-        plan_text::summary(&diff::diff(&self.plan, &after.plan, &self.flows), interfaces.len())
+        plan_text::summary(&diff::diff(&self.plan, &after.plan, &self.flows), interfaces.len(), 0)
     }
 }
 
@@ -214,7 +230,9 @@ fn interfaces(before: &Roles<'_>, after: &Roles<'_>) -> Vec<InterfaceChange> {
 fn restart(before: &Instance, gateway: &Gateway) -> Vec<Restart> {
     let flows = (before.meta.max_flows.to_string(), gateway.max_flows.to_string());
     let name = (before.name.clone(), gateway.name.clone());
-    let settings = [("name", name), ("max_flows", flows)].into_iter();
+    let backends = before.meta.max_backends;
+    let backends = (backends.to_string(), gateway.max_backends.unwrap_or(backends).to_string());
+    let settings = [("name", name), ("max_flows", flows), ("max_backends", backends)].into_iter();
     let settings = settings.filter(|(_, (in_force, configured))| in_force != configured);
     settings.map(|(setting, (in_force, configured))| Restart { setting, in_force, configured }).collect()
 }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use super::{
     plan::Document,
+    plan_words,
     render::{self, Cell, Columns, Paint, Style},
     units,
 };
@@ -12,7 +13,10 @@ use crate::{
     config::grouped,
     plan::{
         Change, Run,
-        diff::{Block, Member, PlanDiff, Rule},
+        diff::{
+            Block, Member, Members, PlanDiff,
+            rules::{Rule, Timeout},
+        },
     },
 };
 
@@ -66,11 +70,14 @@ pub(super) fn write(out: &mut dyn Write, style: Style, document: &Document) -> i
             )?;
         }
     }
+    if !diff.instance_ips.removed.is_empty() || !diff.instance_ips.changed.is_empty() {
+        writeln!(out, "connections by an instance IP that goes end with it; those on frontends go on")?;
+    }
     let unchanged = diff.blocks.iter().filter(|block| !block.is_change()).count();
     if unchanged > 0 {
         writeln!(out, "{} unchanged", units::counted(unchanged, "port block"))?;
     }
-    writeln!(out, "{}", summary(diff, document.interfaces.len()))
+    writeln!(out, "{}", summary(diff, document.interfaces.len(), document.addresses.len()))
 }
 
 const fn paint(line: &Line) -> Paint {
@@ -82,15 +89,17 @@ const fn paint(line: &Line) -> Paint {
 
 /// The last line: how much changes, and what becomes of flows.
 #[must_use]
-pub(super) fn summary(diff: &PlanDiff, interfaces: usize) -> String {
-    let of = |members: &crate::plan::diff::Members| {
-        members.added.len() + members.removed.len() + members.renamed.len()
-    };
+pub(super) fn summary(diff: &PlanDiff, interfaces: usize, addresses: usize) -> String {
+    let of = |members: &Members| members.added.len() + members.removed.len() + members.renamed.len();
     let rules = diff.rules.added.len() + diff.rules.removed.len() + diff.rules.changed.len();
     let renamed = diff.backends.renamed.len();
     let parts = [
         (interfaces, "interface"),
+        (addresses, "address of the host"),
+        (diff.gateway.len(), "gateway setting"),
         (rules, "rule"),
+        (diff.policies.count(), "policy"),
+        (diff.instance_ips.count(), "instance IP"),
         (of(&diff.frontends), "frontend address"),
         (diff.totals.backends_changed as usize, "backend"),
         (renamed, "backend name"),
@@ -98,6 +107,10 @@ pub(super) fn summary(diff: &PlanDiff, interfaces: usize) -> String {
     let parts: Vec<(usize, &str)> = parts.into_iter().filter(|(number, _)| *number > 0).collect();
     let counted = |(number, what): &(usize, &str)| match *number {
         1 => format!("1 {what}"),
+        _ if what.starts_with("address ") => format!("{} addresses of the host", grouped(*number as u64)),
+        _ if what.ends_with('y') => {
+            format!("{} {}ies", grouped(*number as u64), what.trim_end_matches('y'))
+        }
         _ if what.ends_with("ss") => format!("{} {what}es", grouped(*number as u64)),
         _ => units::counted(*number, what),
     };
@@ -130,11 +143,27 @@ fn lines(document: &Document) -> Vec<Line> {
             ..Line::default()
         });
     }
+    for address in &document.addresses {
+        let (what, after) = (format!("address {address}"), "of this host".to_owned());
+        lines.push(Line {
+            change: "added",
+            what,
+            before: plan_words::NONE.to_owned(),
+            after,
+            ..Line::default()
+        });
+    }
+    for setting in &diff.gateway {
+        let [before, after] = plan_words::setting(setting);
+        let what = format!("gateway {}", setting.setting);
+        lines.push(Line { change: "changed", what, before, after, ..Line::default() });
+    }
     for (change, rules) in
         [("removed", &diff.rules.removed), ("added", &diff.rules.added), ("changed", &diff.rules.changed)]
     {
         rules.iter().for_each(|of| rule(change, of, &mut lines));
     }
+    ways(diff, &mut lines);
     for (what, members) in [("frontend", &diff.frontends), ("backend", &diff.backends)] {
         let lists = [("removed", &members.removed), ("added", &members.added), ("renamed", &members.renamed)];
         for (change, list) in lists {
@@ -154,33 +183,71 @@ fn change<T: PartialEq>(before: Option<T>, after: Option<T>) -> &'static str {
 }
 
 fn rule(change: &'static str, rule: &Rule, lines: &mut Vec<Line>) {
-    let text = |seconds: &dyn Fn(&crate::plan::diff::Timeout) -> u64| {
+    let text = |seconds: &dyn Fn(&Timeout) -> u64| {
         let each = rule.timeouts.iter();
         each.map(|timeout| format!("{} {}", timeout.state, units::duration(seconds(timeout))))
             .collect::<Vec<_>>()
             .join(", ")
     };
-    lines.push(Line {
-        change,
-        what: format!("rule {}", rule.rule),
-        before: text(&|timeout| timeout.before_seconds),
-        after: text(&|timeout| timeout.after_seconds),
-        flows: rule.flows,
-        draining: 0,
-    });
+    let what = format!("rule {}", rule.rule);
+    if rule.settings.is_empty() || !rule.timeouts.is_empty() {
+        lines.push(Line {
+            change,
+            what: what.clone(),
+            before: text(&|timeout| timeout.before_seconds),
+            after: text(&|timeout| timeout.after_seconds),
+            flows: rule.flows,
+            draining: 0,
+        });
+    }
+    for setting in &rule.settings {
+        let [before, after] = plan_words::setting(setting);
+        let what = format!("{what} {}", setting.setting);
+        lines.push(Line { change, what, before, after, flows: rule.flows, draining: 0 });
+    }
+}
+
+/// What sends connections another way than by their rule.
+fn ways(diff: &PlanDiff, lines: &mut Vec<Line>) {
+    let all = &diff.policies;
+    for (change, list) in [("removed", &all.removed), ("added", &all.added), ("changed", &all.changed)] {
+        for policy in list {
+            let [before, after] = plan_words::policy(policy);
+            let what = format!("policy {}", policy.policy);
+            lines.push(Line { change, what, before, after, ..Line::default() });
+        }
+    }
+    let all = &diff.instance_ips;
+    for (change, list) in [("removed", &all.removed), ("added", &all.added), ("changed", &all.changed)] {
+        lines.extend(list.iter().map(|of| Line {
+            change,
+            what: format!("instance IP {}", of.name.clone().unwrap_or_else(|| of.backend.to_string())),
+            before: of.before.map_or_else(|| plan_words::NONE.to_owned(), |address| address.to_string()),
+            after: of.after.map_or_else(|| plan_words::NONE.to_owned(), |address| address.to_string()),
+            flows: of.flows,
+            draining: 0,
+        }));
+    }
 }
 
 fn member(change: &'static str, what: &str, member: &Member) -> Line {
-    let name = |name: &Option<String>, there: bool| match name {
-        Some(name) => name.clone(),
-        None if there => "(no name)".to_owned(),
-        None => "-".to_owned(),
+    let moves = change == "renamed" && member.pool_before != member.pool_after;
+    let name = |name: &Option<String>, pool: &Option<String>, there: bool| {
+        let name = match name {
+            Some(name) => name.as_str(),
+            None if there => "(no name)",
+            None => plan_words::NONE,
+        };
+        match pool.as_ref().filter(|_| moves) {
+            Some(pool) => format!("{name} in {pool}"),
+            None => name.to_owned(),
+        }
     };
     Line {
         change,
         what: format!("{what} {}", member.address),
-        before: name(&member.name_before, change != "added"),
-        after: name(&member.name_after, change != "removed"),
+        before: name(&member.name_before, &member.pool_before, change != "added"),
+        after: name(&member.name_after, &member.pool_after, change != "removed"),
         flows: member.flows,
         draining: 0,
     }
@@ -216,6 +283,7 @@ fn block(protocol: &str, first: &Block, all: &[&Block]) -> Line {
         change: match first.change {
             Change::Kept => "kept",
             Change::Moved => "moved",
+            Change::Shared => "shared",
             Change::Grown => "grown",
             Change::Shrunk => "shrunk",
             Change::New => "new",
@@ -234,8 +302,12 @@ fn runs(runs: &[Run]) -> String {
         return "-".to_owned();
     }
     let shown = runs.iter().take(RUNS);
-    let mut text =
-        shown.map(|run| format!("{} {}-{}", run.frontend, run.range[0], run.range[1])).collect::<Vec<_>>();
+    let mut text: Vec<String> = shown
+        .map(|run| {
+            let shared = if run.shared { " shared" } else { "" };
+            format!("{} {}-{}{shared}", run.frontend, run.range[0], run.range[1])
+        })
+        .collect();
     if runs.len() > RUNS {
         text.push(format!("+{}", runs.len() - RUNS));
     }

@@ -11,12 +11,10 @@ use super::{
     validate::{Objects, within, word},
     values::{LARGEST_DEFAULT_POOL, default_ports, grouped},
 };
-use crate::plan::STATIC_PORTS;
+use crate::plan::{DYNAMIC_PORTS, STATIC_PORTS};
 
 /// Most ports a backend can have as blocks: each piece is on one address.
 const MAX_PORTS_PER_BACKEND: i64 = STATIC_PORTS as i64 * MAX_SEGMENTS as i64;
-/// Ports of an address that a dynamic rule can give out: 1024 to 65535.
-const DYNAMIC_PORTS: u32 = 64_512;
 /// Addresses that a dynamic rule can have, as Azure's NAT Gateway.
 const DYNAMIC_ADDRESSES: u32 = 16;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Masks of protocol classes: bit `n` is class `n`.
 
-use nat_common::abi::config::{CLASS_ICMP, CLASS_TCP, CLASS_UDP, CLASSES};
+use nat_common::abi::config::{CLASS_ICMP, CLASS_NAMES, CLASS_TCP, CLASS_UDP, CLASSES};
 use toml::Spanned;
 
 use super::{decode::Report, validate::word};
@@ -14,6 +14,16 @@ pub(super) const TCP_UDP: u32 = 1 << CLASS_TCP | 1 << CLASS_UDP;
 pub(super) const TCP: u32 = 1 << CLASS_TCP;
 /// Every protocol that is not TCP, UDP or ICMP.
 const OTHER: u32 = EVERY & !(TCP_UDP | 1 << CLASS_ICMP);
+
+/// The words for a mask of protocol classes; `all` for every one.
+#[must_use]
+pub fn class_names(mask: u32) -> Vec<&'static str> {
+    if mask == EVERY {
+        return vec!["all"];
+    }
+    let names = (0..).zip(CLASS_NAMES.into_iter().chain(["other"]));
+    names.filter(|(class, _)| mask >> class & 1 == 1).map(|(_, name): (u32, _)| name).collect()
+}
 
 /// The mask of `protocol`, with `other` among the words if it can be; `None` if it is not one.
 pub(super) fn classes(protocol: Option<&Spanned<String>>, other: bool, report: &mut Report) -> Option<u32> {

@@ -24,7 +24,7 @@ pub struct Gateway {
     pub xdp_mode: XdpMode,
     /// Flows that the table is made for.
     pub max_flows: u32,
-    /// Whether missing frontend addresses are added to the outside interface.
+    /// Whether missing frontend addresses and instance IPs are added to the outside interface.
     pub assign_frontends: bool,
     /// Frontends in the order of the file.
     pub frontends: Vec<Frontend>,
@@ -252,7 +252,7 @@ pub struct OutboundRule {
     /// What each backend may use up.
     pub limits: Limits,
     /// What each backend may use up towards certain destinations; the first that matches counts. At most
-    /// `nat_common::abi::config::MAX_DESTINATIONS`.
+    /// `nat_common::abi::grant::MAX_DESTINATIONS`.
     pub destinations: Vec<DestinationLimit>,
     /// What the sender of a refused packet hears.
     pub on_refusal: Refusal,
@@ -312,6 +312,16 @@ pub struct DestinationLimit {
     pub max_flows: u32,
 }
 
+impl Refusal {
+    /// All, with their words in configuration.
+    pub const ALL: [(&'static str, Self); 4] = [
+        ("silent", Self::Silent),
+        ("icmp-admin-prohibited", Self::AdminProhibited),
+        ("icmp-host-unreachable", Self::HostUnreachable),
+        ("tcp-reset", Self::TcpReset),
+    ];
+}
+
 impl OutboundRule {
     /// Timeouts of the rule's flows in ticks, by `nat_common::net::timers::TimerClass`.
     #[must_use]
@@ -325,6 +335,12 @@ impl Gateway {
     #[must_use]
     pub fn backends_of<'a>(&'a self, rule: &'a OutboundRule) -> &'a [Backend] {
         rule.default_for.as_ref().unwrap_or(&self.pools[rule.pool].backends)
+    }
+
+    /// Addresses that packets from outside are sent to: those of frontends, and instance IPs.
+    pub fn public_addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let frontends = self.frontends.iter().flat_map(|frontend| frontend.addresses.iter().copied());
+        frontends.chain(self.instance_ips.iter().map(|instance| instance.address))
     }
 
     /// Frontend addresses of `rule`, in the order of its `frontends`.

@@ -38,7 +38,7 @@ pub fn keep_host_ports(gateway: &mut Gateway, facts: &HostFacts) -> Vec<String> 
                 let Some(own) = own.filter(|_| given_out.first <= given_out.last) else { continue };
                 if reserve(frontend, given_out) {
                     sentences.push(format!(
-                        "frontend `{}`: {own} is an address of this host, so ports {} to {} stay the host's own; `host_ports` says otherwise",
+                        "frontend `{}`: {own} is an address of this host, so its ports {} to {} stay the host's own, as `host_ports` does not say otherwise",
                         frontend.name, given_out.first, given_out.last
                     ));
                 }

@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 
+use nat_common::abi::policy::MAX_INSTANCES;
 use toml::Spanned;
 
 use super::{
@@ -14,16 +15,13 @@ use super::{
     values::{address, grouped},
 };
 
-/// Most instance IPs.
-const MAX_INSTANCE_IPS: usize = 4096;
-
 /// All instance IPs, in the order of the file.
 pub(super) fn instance_ips(file: &File, objects: &Objects, report: &mut Report) -> Vec<InstanceIp> {
     let sections = &file.instance_ips;
-    if let Some(beyond) = sections.get(MAX_INSTANCE_IPS) {
+    if let Some(beyond) = sections.get(MAX_INSTANCES as usize) {
         report
             .error(beyond.span.clone(), format!("{} instance IPs", grouped(sections.len() as u64)))
-            .help(format!("at most {} are possible", grouped(MAX_INSTANCE_IPS as u64)));
+            .help(format!("at most {} are possible", grouped(MAX_INSTANCES)));
     }
     let backends: Vec<Backend> =
         objects.pools.iter().flat_map(|pool| pool.backends.iter().cloned()).collect();

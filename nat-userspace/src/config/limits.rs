@@ -4,6 +4,7 @@
 use std::ops::{Range, RangeInclusive};
 
 use ipnet::Ipv4Net;
+use nat_common::abi::grant::MAX_DESTINATIONS;
 use toml::Spanned;
 
 use super::{
@@ -16,8 +17,6 @@ use super::{
     values::{grouped, prefix},
 };
 
-/// Destinations that a rule can have limits for.
-const MAX_DESTINATIONS: usize = 8;
 /// No table has more flows.
 const COUNTS: RangeInclusive<u32> = 1..=MOST_FLOWS;
 

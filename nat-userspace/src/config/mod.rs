@@ -33,12 +33,8 @@ use std::{path::Path, sync::Arc};
 
 use toml::de::DeTable;
 
-use self::{
-    decode::Report,
-    rules::{PlacedRule, Used},
-    validate::Objects,
-};
 pub use self::{
+    classes::class_names,
     gateway::{
         Action, Allocation, Backend, DestinationLimit, Frontend, Gateway, HostPorts, InstanceIp, Limits,
         OutboundRule, Policy, PolicyDirection, Pool, PortRange, Precedence, Protocol, Refusal, Selection,
@@ -47,6 +43,11 @@ pub use self::{
     host::{HostFacts, keep_host_ports},
     report::{ConfigError, Diagnostic, Place, Severity, Source, Warning},
     values::grouped,
+};
+use self::{
+    decode::Report,
+    rules::{PlacedRule, Used},
+    validate::Objects,
 };
 use crate::plan::{self, NoFlows, PlanError};
 

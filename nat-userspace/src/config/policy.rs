@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `[[deny]]`, `block_smtp` and `[[bypass]]`.
 
-use std::ops::Range;
+use std::{collections::HashSet, ops::Range};
 
 use ipnet::Ipv4Net;
+use nat_common::abi::policy::{MAX_POLICIES, MAX_POLICY_PREFIXES};
 use toml::Spanned;
 
 use super::{
@@ -15,11 +16,9 @@ use super::{
     rules::{LONG_NAME_BYTES, Used},
     schema::{File, PolicySection, Strings},
     validate::{Objects, choice, text_of, unique_names},
-    values::prefix,
+    values::{grouped, prefix},
 };
 
-/// Policies that the data path's table has room for.
-const MAX_POLICIES: usize = 64;
 /// The preset's name and key.
 const BLOCK_SMTP: &str = "block_smtp";
 
@@ -33,13 +32,14 @@ pub(super) fn policies(file: &File, objects: &Objects, used: &mut Used, report: 
         name_is_free(file, preset.span(), report);
     }
     let count = sections().count() + usize::from(preset.is_some());
-    if count > MAX_POLICIES {
+    if count > MAX_POLICIES as usize {
         let last = sections().map(|section| section.span.clone()).max_by_key(|span| span.start);
         let with = if preset.is_some() { ", `block_smtp` included" } else { "" };
         report
             .error(last.unwrap_or(0..0), format!("{count} policies up to here{with}"))
             .help(format!("at most {MAX_POLICIES} are possible, `[[deny]]` and `[[bypass]]` together"));
     }
+    bound_prefixes(sections(), preset.is_some(), report);
     let instance_ips = !file.instance_ips.is_empty();
     let mut policies = Vec::new();
     for section in &file.denies {
@@ -67,6 +67,27 @@ fn check_names(file: &File, report: &mut Report) {
         file.denies.iter().chain(&file.bypasses).filter_map(|section| section.name.as_ref()).collect();
     names.sort_by_key(|name| name.span().start);
     unique_names("policy", names.into_iter().map(Some), LONG_NAME_BYTES, report);
+}
+
+/// Reports the first prefix that the data path's table has no room for.
+fn bound_prefixes<'a>(sections: impl Iterator<Item = &'a PolicySection>, preset: bool, report: &mut Report) {
+    // Policies without prefixes, the preset among them, are about everywhere.
+    let mut distinct: HashSet<Ipv4Net> = preset.then(Ipv4Net::default).into_iter().collect();
+    for section in sections {
+        let lists: Vec<&Strings> = [&section.destinations, &section.sources].into_iter().flatten().collect();
+        if lists.is_empty() {
+            distinct.insert(Ipv4Net::default());
+        }
+        for entry in lists.into_iter().flat_map(|list| list.get_ref()) {
+            distinct.extend(prefix(entry.get_ref()).ok());
+            if distinct.len() > MAX_POLICY_PREFIXES as usize {
+                let more =
+                    format!("more than {} different prefixes in policies", grouped(MAX_POLICY_PREFIXES));
+                report.error(entry.span(), more).help("larger prefixes cover the same with fewer");
+                return;
+            }
+        }
+    }
 }
 
 fn name_is_free(file: &File, preset: Range<usize>, report: &mut Report) {

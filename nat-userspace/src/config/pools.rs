@@ -7,6 +7,7 @@ use std::{
     ops::Range,
 };
 
+use nat_common::abi::config::MAX_BACKENDS;
 use toml::Spanned;
 
 use super::{
@@ -14,7 +15,7 @@ use super::{
     gateway::{Backend, Pool},
     names::object_name_fault,
     schema::{BackendEntry, PoolSection},
-    validate::{MOST_BACKENDS, NAME_BYTES, Places, first_known, text_of},
+    validate::{NAME_BYTES, Places, first_known, text_of},
     values::{addresses, grouped},
 };
 
@@ -47,12 +48,12 @@ pub(super) fn pools(
                 places.insert(backend.address, entry.address.span());
                 pool.backends.push(backend);
             }
-            if distinct.len() > MOST_BACKENDS as usize && !full {
+            if distinct.len() > MAX_BACKENDS as usize && !full {
                 full = true;
                 let found = grouped(distinct.len() as u64);
                 report
                     .error(entry.address.span(), format!("{found} backends up to here"))
-                    .help(format!("at most {} are possible, all pools together", grouped(MOST_BACKENDS)));
+                    .help(format!("at most {} are possible, all pools together", grouped(MAX_BACKENDS)));
             }
         }
         pools.push(pool);
@@ -74,7 +75,7 @@ fn backends<'a>(
     report: &mut Report,
 ) -> Vec<Backend> {
     let span = entry.address.span();
-    let expanded = match addresses(entry.address.get_ref(), MOST_BACKENDS) {
+    let expanded = match addresses(entry.address.get_ref(), MAX_BACKENDS) {
         Ok(expanded) => expanded,
         Err(fault) => {
             report.error(span, fault.message).help(fault.help);

@@ -7,7 +7,7 @@ use std::{
     ops::{Range, RangeInclusive},
 };
 
-use nat_common::abi::config::MAX_PORTS;
+use nat_common::abi::config::{MAX_BACKENDS, MAX_PORTS};
 use toml::Spanned;
 
 use super::{
@@ -22,8 +22,6 @@ use super::{
 
 /// Bytes of a frontend's, pool's or backend's name in the data path's tables.
 pub(super) const NAME_BYTES: usize = 32;
-/// Most backends that tables can be made for.
-pub(super) const MOST_BACKENDS: u32 = 65_536;
 /// Most flows that a table may be made for; more would take over 4 GiB.
 pub(super) const MOST_FLOWS: u32 = 16_777_216;
 /// Flows that a table may be made for. Fewer make no gateway.
@@ -98,7 +96,7 @@ pub(super) fn gateway(section: &GatewaySection, report: &mut Report) -> Gateway 
         max_backends: within(
             "max_backends",
             section.max_backends.as_ref(),
-            1..=MOST_BACKENDS,
+            1..=MAX_BACKENDS,
             "; left out, it follows the pools",
             report,
         ),
@@ -156,13 +154,7 @@ fn precedence(list: Option<&Strings>, report: &mut Report) -> Precedence {
 
 /// `on_refusal`, if it is given.
 pub(super) fn refusal(value: Option<&Spanned<String>>, report: &mut Report) -> Option<Refusal> {
-    let words = [
-        ("silent", Refusal::Silent),
-        ("icmp-admin-prohibited", Refusal::AdminProhibited),
-        ("icmp-host-unreachable", Refusal::HostUnreachable),
-        ("tcp-reset", Refusal::TcpReset),
-    ];
-    value.and_then(|value| word("on_refusal", value, &words, &[], report))
+    value.and_then(|value| word("on_refusal", value, &Refusal::ALL, &[], report))
 }
 
 /// Checks `max_backends` against what the pools have.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frontend addresses of the host: adds the missing ones, so that it answers ARP for them, and tells the neighbours.
+//! Frontend addresses and instance IPs of the host: adds the missing ones, so that it answers ARP for them, and tells the neighbours.
 
 use std::{
     io,
@@ -44,7 +44,7 @@ pub(super) async fn assign(
             added.push(*address);
         }
     }
-    info!("{interface}: {} frontend addresses added", added.len());
+    info!("{interface}: {} addresses added", added.len());
     for address in &added {
         if let Err(error) = announce(port.ifindex, port.mac, *address) {
             warn!("{interface}: announcing {address} by ARP: {error}; neighbours find it when they ask");

@@ -6,6 +6,7 @@ pub mod client;
 mod detach;
 mod drain;
 mod events;
+pub mod facts;
 mod gateway;
 mod hops;
 mod host;

@@ -3,11 +3,13 @@
 
 use anyhow::{Context as _, Result};
 use bytemuck::{Pod, Zeroable};
+use ipnet::Ipv4Net;
 use nat_common::abi::{
+    grant::{BackendKey, BackendRef},
     names,
     policy::{
         Instance as InstanceIp, InstanceKey, MAX_POLICIES, POLICY_PORTS, PREFIX_BANK_BITS, PolicyInfo,
-        PolicyPrefix, PolicyState, policy_port_index,
+        PolicyMasks, PolicyPrefix, PolicyState, policy_port_index,
     },
 };
 
@@ -81,6 +83,51 @@ fn fill_ports(instance: &Instance, bank: u32, plan: &PortPlan) -> Result<()> {
         }
     }
     map.write(&changed).context("writing map `POLICY_PORTS`")
+}
+
+/// Reads what [`fill`] has written into `bank`, as far as policies go, into `plan`, which has its slots.
+///
+/// # Errors
+///
+/// When the kernel refuses a read.
+pub fn read(instance: &Instance, bank: u32, plan: &mut PortPlan) -> Result<()> {
+    if plan.policy.slots.iter().all(Option::is_none) {
+        return Ok(());
+    }
+    let policy = &mut plan.policy;
+    policy.prefixes.clear();
+    let mut visit = |key: &PrefixKey, mask: &u64| {
+        let length = key.length.checked_sub(PREFIX_BANK_BITS).and_then(|bits| u8::try_from(bits).ok());
+        let net = length.and_then(|length| Ipv4Net::new(key.data.address.into(), length).ok());
+        if let Some(net) = net.filter(|_| key.data.bank == bank.to_be_bytes()) {
+            policy.prefixes.insert(net, *mask);
+        }
+    };
+    let prefixes = instance.typed(names::POLICY_PREFIXES)?;
+    prefixes.for_each(&mut visit).context("reading map `POLICY_PREFIXES`")?;
+    let mut known = vec![0u64; POLICY_PORTS as usize];
+    let mut visit = |index: &u32, mask: &u64| {
+        if let Some(place) = known.get_mut(*index as usize) {
+            *place = *mask;
+        }
+    };
+    instance.typed(names::POLICY_PORTS)?.for_each(&mut visit).context("reading map `POLICY_PORTS`")?;
+    for (class, changes) in (0..).zip(&mut policy.ports) {
+        let at = |port: u16| known[policy_port_index(bank, class, port) as usize];
+        let changed = |port: &u16| *port == 0 || at(*port) != at(*port - 1);
+        *changes = (0..=u16::MAX).filter(changed).map(|port| (port, at(port))).collect();
+    }
+    let masks = instance.typed::<u32, PolicyMasks>(names::POLICY_MASKS)?;
+    policy.masks = masks.get(&bank).context("reading map `POLICY_MASKS`")?.unwrap_or_default();
+    policy.backends = vec![policy.masks.any_backend; plan.backends.len()];
+    let mut visit = |key: &BackendKey, backend: &BackendRef| {
+        if key.bank == bank
+            && let Some(mask) = policy.backends.get_mut(backend.slot as usize)
+        {
+            *mask = backend.policies;
+        }
+    };
+    instance.typed(names::BACKENDS)?.for_each(&mut visit).context("reading map `BACKENDS`")
 }
 
 /// Has the counts of policies that `plan` has and `before` had not begin at 0.

@@ -4,24 +4,29 @@
 //! Flows are never cut by a change: those on ports that go away *drain*, which means that they finish where they are
 //! while no new flow gets these ports. Field names are those of the JSON.
 
+pub mod policies;
+pub mod rules;
+pub mod settings;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     hash::Hash,
     net::Ipv4Addr,
 };
 
-use nat_common::{
-    abi::{
-        config::{CLASS_NAMES, CLASSES},
-        grant::grant_slot,
-    },
-    net::timers::TimerClass,
-    tick,
+use nat_common::abi::{
+    config::{CLASS_NAMES, CLASSES},
+    grant::grant_slot,
 };
 use serde::Serialize;
 
+use self::{
+    policies::{InstanceIps, Policies},
+    rules::Rules,
+    settings::Setting,
+};
 use super::{
-    model::{BackendSlot, PortPlan, RuleSlot, Status},
+    model::{BackendSlot, PortPlan, Status},
     runs::{Change, Run, ports},
 };
 
@@ -68,8 +73,14 @@ impl FromIterator<FlowPlace> for FlowCounts {
 /// The difference of two plans. Everything is in order of name or address.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PlanDiff {
+    /// Settings of the gateway.
+    pub gateway: Vec<Setting>,
     /// Outbound rules by name.
     pub rules: Rules,
+    /// Policies by name.
+    pub policies: Policies,
+    /// Instance IPs by backend.
+    pub instance_ips: InstanceIps,
     /// Backends by address.
     pub backends: Members,
     /// Frontend addresses.
@@ -80,39 +91,6 @@ pub struct PlanDiff {
     pub totals: Totals,
 }
 
-/// Outbound rules that differ.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Rules {
-    /// New ones.
-    pub added: Vec<Rule>,
-    /// Those that leave; their flows keep the timeouts they had.
-    pub removed: Vec<Rule>,
-    /// Those whose timeouts change, for their live flows too.
-    pub changed: Vec<Rule>,
-}
-
-/// An outbound rule.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Rule {
-    /// Name.
-    pub rule: String,
-    /// Live flows that it has opened.
-    pub flows: u64,
-    /// Timeouts that change; empty unless the rule is in both plans.
-    pub timeouts: Vec<Timeout>,
-}
-
-/// An idle timeout that changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Timeout {
-    /// State of the flows it is for, as `natgw flows` names it.
-    pub state: &'static str,
-    /// Seconds before.
-    pub before_seconds: u64,
-    /// Seconds after.
-    pub after_seconds: u64,
-}
-
 /// Backends or frontend addresses that differ.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Members {
@@ -120,7 +98,7 @@ pub struct Members {
     pub added: Vec<Member>,
     /// Those that leave; their flows finish.
     pub removed: Vec<Member>,
-    /// Those that have another name now.
+    /// Those that have another name now, or are in another pool.
     pub renamed: Vec<Member>,
 }
 
@@ -133,6 +111,10 @@ pub struct Member {
     pub name_before: Option<String>,
     /// Name after; likewise.
     pub name_after: Option<String>,
+    /// Pool of a backend before; `None`: it was not there.
+    pub pool_before: Option<String>,
+    /// Likewise after.
+    pub pool_after: Option<String>,
     /// Live flows of the backend, or from the frontend address.
     pub flows: u64,
 }
@@ -192,7 +174,10 @@ pub fn diff(before: &PortPlan, after: &PortPlan, flows: &FlowCounts) -> PlanDiff
     let of_backend = |address| before.backend_slot(address).and_then(|slot| by_backend.get(&slot).copied());
     let by_frontend = flows.by(|place| place.frontend);
     let mut result = PlanDiff {
-        rules: rules(before, after, &flows.by(|place| place.rule)),
+        gateway: settings::of_gateway(before, after),
+        policies: policies::policies(before, after),
+        instance_ips: policies::instance_ips(before, after, &on_frontends(before, flows)),
+        rules: rules::rules(before, after, &flows.by(|place| place.rule)),
         backends: members(&backends(before), &backends(after), of_backend),
         frontends: members(&frontends(before), &frontends(after), |address| {
             by_frontend.get(&address).copied()
@@ -218,82 +203,74 @@ impl PlanDiff {
             members.added.is_empty() && members.removed.is_empty() && members.renamed.is_empty()
         };
         let Rules { added, removed, changed } = &self.rules;
-        added.is_empty()
+        self.gateway.is_empty()
+            && added.is_empty()
             && removed.is_empty()
             && changed.is_empty()
+            && self.policies.is_empty()
+            && self.instance_ips.is_empty()
             && none(&self.backends)
             && none(&self.frontends)
             && !self.blocks.iter().any(Block::is_change)
     }
 }
 
-fn configured(plan: &PortPlan) -> BTreeMap<&str, (u32, &RuleSlot)> {
-    let rules = (0..).zip(&plan.rules).filter_map(|(slot, rule)| Some((slot, rule.as_ref()?)));
-    let rules = rules.filter(|(_, rule)| rule.status == Status::Configured);
-    rules.map(|(slot, rule)| (rule.name.as_str(), (slot, rule))).collect()
+/// What a member is called.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Called<'a> {
+    name: &'a str,
+    pool: Option<&'a str>,
 }
 
-fn rules(before: &PortPlan, after: &PortPlan, flows: &HashMap<u32, u64>) -> Rules {
-    let (old, new) = (configured(before), configured(after));
-    let row = |name: &str, timeouts| {
-        let flows = before.rule_slot(name).and_then(|slot| flows.get(&slot).copied()).unwrap_or(0);
-        Rule { rule: name.to_owned(), flows, timeouts }
-    };
-    let absent = |from: &BTreeMap<&str, _>, to: &BTreeMap<&str, _>| -> Vec<Rule> {
-        let names = from.keys().filter(|name| !to.contains_key(*name));
-        names.map(|name| row(name, Vec::new())).collect()
-    };
-    let both = old.iter().filter_map(|(name, (_, old))| Some((name, timeouts(old, new.get(name)?.1))));
-    Rules {
-        added: absent(&new, &old),
-        removed: absent(&old, &new),
-        changed: both.filter(|(_, found)| !found.is_empty()).map(|(name, found)| row(name, found)).collect(),
-    }
-}
-
-fn timeouts(before: &RuleSlot, after: &RuleSlot) -> Vec<Timeout> {
-    let differ = |class: &TimerClass| before.timeouts[*class as usize] != after.timeouts[*class as usize];
-    let row = |class: TimerClass| Timeout {
-        state: class.name(),
-        before_seconds: tick::to_seconds(before.timeouts[class as usize]),
-        after_seconds: tick::to_seconds(after.timeouts[class as usize]),
-    };
-    TimerClass::ALL.into_iter().filter(differ).map(row).collect()
-}
-
-type Names<'a> = BTreeMap<Ipv4Addr, &'a str>;
+type Names<'a> = BTreeMap<Ipv4Addr, Called<'a>>;
 
 fn backends(plan: &PortPlan) -> Names<'_> {
     let there = |backend: &&BackendSlot| backend.status == Status::Configured;
-    plan.backends.iter().flatten().filter(there).map(|backend| (backend.address, &*backend.name)).collect()
+    let there = plan.backends.iter().flatten().filter(there);
+    there
+        .map(|backend| (backend.address, Called { name: &backend.name, pool: Some(&backend.pool) }))
+        .collect()
 }
 
 fn frontends(plan: &PortPlan) -> Names<'_> {
     let there = plan.frontends.iter().flatten().filter(|frontend| frontend.status == Status::Configured);
-    there.map(|frontend| (frontend.address, &*frontend.name)).collect()
+    there.map(|frontend| (frontend.address, Called { name: &frontend.name, pool: None })).collect()
 }
 
-fn named(name: &&str) -> Option<String> {
-    (!name.is_empty()).then(|| (*name).to_owned())
+fn named(name: &str) -> Option<String> {
+    (!name.is_empty()).then(|| name.to_owned())
 }
 
 fn members(before: &Names<'_>, after: &Names<'_>, flows: impl Fn(Ipv4Addr) -> Option<u64>) -> Members {
     let row = |address: Ipv4Addr| Member {
         address,
-        name_before: before.get(&address).and_then(named),
-        name_after: after.get(&address).and_then(named),
+        name_before: before.get(&address).and_then(|called| named(called.name)),
+        name_after: after.get(&address).and_then(|called| named(called.name)),
+        pool_before: before.get(&address).and_then(|called| called.pool.map(str::to_owned)),
+        pool_after: after.get(&address).and_then(|called| called.pool.map(str::to_owned)),
         flows: flows(address).unwrap_or(0),
     };
     let only = |from: &Names<'_>, to: &Names<'_>| {
         from.keys().filter(|address| !to.contains_key(address)).map(|address| row(*address)).collect()
     };
     let renamed =
-        |(address, name): &(&Ipv4Addr, &&str)| after.get(address).is_some_and(|other| other != *name);
+        |(address, called): &(&Ipv4Addr, &Called<'_>)| after.get(address).is_some_and(|is| is != *called);
     Members {
         added: only(after, before),
         removed: only(before, after),
         renamed: before.iter().filter(renamed).map(|(address, _)| row(*address)).collect(),
     }
+}
+
+/// Live flows by backend slot, without those on instance IPs.
+fn on_frontends(before: &PortPlan, flows: &FlowCounts) -> HashMap<u32, u64> {
+    let mut sums = HashMap::new();
+    for (place, number) in &flows.0 {
+        if !before.policy.instances.contains_key(&place.frontend) {
+            *sums.entry(place.grant / CLASSES).or_default() += number;
+        }
+    }
+    sums
 }
 
 /// Fills in the blocks and their sums.
@@ -316,8 +293,12 @@ fn blocks(before: &PortPlan, after: &PortPlan, flows: &FlowCounts, result: &mut 
             let draining =
                 count(&|frontend, port| was.contains(frontend, port) && !becomes.contains(frontend, port));
             result.totals.flows_draining += draining;
-            result.totals.flows_draining_already +=
-                count(&|frontend, port| !was.contains(frontend, port) && !becomes.contains(frontend, port));
+            // Flows on instance IPs are on no frontend's port.
+            result.totals.flows_draining_already += count(&|frontend, port| {
+                !was.contains(frontend, port)
+                    && !becomes.contains(frontend, port)
+                    && !before.policy.instances.contains_key(&frontend)
+            });
             if was.runs.is_empty() && becomes.runs.is_empty() {
                 continue;
             }
@@ -340,9 +321,12 @@ fn blocks(before: &PortPlan, after: &PortPlan, flows: &FlowCounts, result: &mut 
 }
 
 fn name_of(plan: &PortPlan, slot: Option<u32>) -> Option<String> {
-    named(&plan.backends.get(slot? as usize)?.as_ref()?.name.as_str())
+    named(&plan.backends.get(slot? as usize)?.as_ref()?.name)
 }
 
 #[cfg(test)]
 #[path = "diff_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "diff_ways_tests.rs"]
+mod ways_tests;

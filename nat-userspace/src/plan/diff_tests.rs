@@ -54,7 +54,7 @@ fn block<'a>(diff: &'a PlanDiff, backend: &str, protocol: &str) -> &'a Block {
 }
 
 fn run(frontend: &str, first: u16, last: u16) -> Run {
-    Run { frontend: frontend.parse().expect("an address"), range: [first, last] }
+    Run { frontend: frontend.parse().expect("an address"), range: [first, last], shared: false }
 }
 
 #[test]

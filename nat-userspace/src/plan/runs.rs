@@ -15,6 +15,8 @@ pub struct Run {
     pub frontend: Ipv4Addr,
     /// First and last port.
     pub range: [u16; 2],
+    /// Whether other backends of the rule may use them, too.
+    pub shared: bool,
 }
 
 /// What becomes of the ports of a backend and protocol.
@@ -25,6 +27,8 @@ pub enum Change {
     Kept,
     /// Some of the ports go away, others come.
     Moved,
+    /// The same ports, of which others are shared than before.
+    Shared,
     /// All it had, and more.
     Grown,
     /// Part of what it had.
@@ -42,17 +46,19 @@ pub(super) struct Ports {
     pub(super) rule: Option<String>,
     /// In order, adjacent runs joined: equal ports are equal runs.
     pub(super) runs: Vec<Run>,
+    /// As [`Self::runs`], whether shared or not.
+    places: Vec<Run>,
 }
 
 impl Ports {
     /// Whether `port` of `frontend` is among them.
     pub(super) fn contains(&self, frontend: Ipv4Addr, port: u16) -> bool {
-        self.runs.iter().any(|run| run.covers(&Run { frontend, range: [port, port] }))
+        self.places.iter().any(|run| run.covers(&Run { frontend, range: [port, port], shared: false }))
     }
 
     fn covers(&self, other: &Self) -> bool {
-        // As runs are joined, a run lies in one run or in none.
-        other.runs.iter().all(|inner| self.runs.iter().any(|outer| outer.covers(inner)))
+        // As places are joined, one lies in one of them or in none.
+        other.places.iter().all(|inner| self.places.iter().any(|outer| outer.covers(inner)))
     }
 
     /// What becomes of them if `after` takes their place.
@@ -61,6 +67,7 @@ impl Ports {
             _ if self.runs == after.runs => Change::Kept,
             (true, _) => Change::New,
             (_, true) => Change::Gone,
+            _ if self.places == after.places => Change::Shared,
             _ if after.covers(self) => Change::Grown,
             _ if self.covers(after) => Change::Shrunk,
             _ => Change::Moved,
@@ -83,13 +90,17 @@ pub(super) fn ports(plan: &PortPlan, slot: Option<u32>, class: u32) -> Ports {
         return Ports::default();
     };
     let rule = plan.rules.get(grant.rule as usize).and_then(Option::as_ref);
-    let sets = [grant.own, grant.shared].into_iter().filter_map(|set| plan.set(set));
-    let used = sets.flat_map(segments).filter(|segment| segment.count > 0);
-    let run = |segment: &Segment| Run {
-        frontend: segment.address.into(),
-        range: [segment.first, segment.first + (segment.count - 1)],
+    let of_set = |(set, shared): (u32, bool)| {
+        let used = plan.set(set).map(segments).unwrap_or_default().iter();
+        used.filter(|segment| segment.count > 0).map(move |segment: &Segment| Run {
+            frontend: segment.address.into(),
+            range: [segment.first, segment.first + (segment.count - 1)],
+            shared,
+        })
     };
-    Ports { rule: rule.map(|rule| rule.name.clone()), runs: joined(used.map(run).collect()) }
+    let runs: Vec<Run> = [(grant.own, false), (grant.shared, true)].into_iter().flat_map(of_set).collect();
+    let places = runs.iter().map(|run| Run { shared: false, ..*run }).collect();
+    Ports { rule: rule.map(|rule| rule.name.clone()), runs: joined(runs), places: joined(places) }
 }
 
 fn joined(mut runs: Vec<Run>) -> Vec<Run> {
@@ -97,7 +108,8 @@ fn joined(mut runs: Vec<Run>) -> Vec<Run> {
     let mut out: Vec<Run> = Vec::with_capacity(runs.len());
     for run in runs {
         let follows = |last: &Run| {
-            last.frontend == run.frontend && u32::from(last.range[1]) + 1 == u32::from(run.range[0])
+            (last.frontend, last.shared) == (run.frontend, run.shared)
+                && u32::from(last.range[1]) + 1 == u32::from(run.range[0])
         };
         match out.last_mut().filter(|last| follows(last)) {
             Some(last) => last.range[1] = run.range[1],

@@ -90,6 +90,7 @@ impl Instance {
     #[must_use]
     pub fn frontend_name(&self, address: [u8; 4]) -> &str {
         let found = self.frontends.iter().find(|frontend| frontend.address == address && address != [0; 4]);
+        let found = found.filter(|frontend| frontend.flags & nat_common::abi::config::FRONTEND_DRAINING == 0);
         found.map_or("", |frontend| name_of(&frontend.name))
     }
 

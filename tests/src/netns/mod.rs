@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{harness::pass::Pass, ns::Namespace};
 
 pub mod daemon;
+pub mod file;
 pub mod ping;
 pub mod sniff;
 pub mod traffic;

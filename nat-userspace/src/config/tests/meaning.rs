@@ -279,6 +279,26 @@ fn what_tables_can_hold_bounds_policies_and_instance_ips() {
 }
 
 #[test]
+fn prefixes_of_policies_have_a_bound() {
+    let with = |count: usize, keys: &str, more: &str| {
+        let list: Vec<String> = (0..count).map(|n| format!("'198.18.{}.{}'", n / 256, n % 256)).collect();
+        said(&format!(
+            "[gateway]\n{HEAD}{keys}\n[[deny]]\nname = 'long'\ndestinations = [{}]\n{more}",
+            list.join(", ")
+        ))
+    };
+    let again = "[[bypass]]\nname = 'again'\ndestinations = ['198.18.0.1']\n";
+    let fits = with(8192, "", again);
+    assert!(!fits.contains("different prefixes"), "{fits}");
+    let beyond = with(8193, "", again);
+    assert!(beyond.contains("more than 8,192 different prefixes in policies"), "{beyond}");
+    assert!(beyond.contains("^^^^") && beyond.contains("1 error in"), "{beyond}");
+    // The preset is about everywhere, which is a prefix, too.
+    assert!(with(8192, "block_smtp = true", "").contains("more than 8,192 different prefixes"));
+    assert!(!with(8191, "block_smtp = true", "").contains("different prefixes"));
+}
+
+#[test]
 fn the_default_counts_among_the_rules() {
     let objects: String = (0..254)
         .map(|n| {

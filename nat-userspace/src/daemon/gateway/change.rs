@@ -12,7 +12,7 @@ use crate::{
     clock,
     config::{self, XdpMode},
     daemon::{
-        addresses, host, offload,
+        addresses, facts, host, offload,
         undo::{Done, Journal},
     },
     datapath::{
@@ -30,10 +30,12 @@ impl Gateway {
     /// The common part of start and reload. On failure `journal` has what to undo.
     pub(super) async fn change(
         &mut self,
-        config: config::Gateway,
+        mut config: config::Gateway,
         devices: &[Device],
         journal: &mut Journal,
     ) -> Result<()> {
+        let kept = config::keep_host_ports(&mut config, &facts::facts(devices, &self.host)?);
+        kept.iter().for_each(|sentence| info!("{sentence}"));
         let tables = Tables::open(self.instance.name())?;
         let reading = tables.instance()?;
         let slots = (0..)
@@ -44,7 +46,8 @@ impl Gateway {
         let layout = layout::resolve(&config.inside, &config.outside, devices, &slots)?;
         layout.complete(devices)?;
         let previous = bank::plan_of(&reading);
-        let plan = plan::plan(&config, Some(&previous), &LiveFlows::new(&tables, &reading))?;
+        let plan = plan::plan(&config, Some(&previous), &LiveFlows::new(&tables, &reading))
+            .map_err(|error| facts::explained(error, &kept))?;
         self.config = config;
         self.layout = layout;
         // The guard first: from `ports::write` on, the data path may leave a packet to it.
@@ -61,24 +64,23 @@ impl Gateway {
         Ok(())
     }
 
-    /// The host's addresses once [`Self::assign`] has added the missing frontends.
+    /// The host's addresses once [`Self::assign`] has added the missing ones.
     fn to_be_owned(&self, devices: &[Device]) -> HashSet<Ipv4Addr> {
         let mut owned: HashSet<Ipv4Addr> =
             devices.iter().flat_map(|device| device.addresses.iter().copied()).collect();
         if self.config.assign_frontends {
-            owned
-                .extend(self.config.frontends.iter().flat_map(|frontend| frontend.addresses.iter().copied()));
+            owned.extend(self.config.public_addresses());
         }
         owned
     }
 
-    /// Adds the missing frontend addresses. Returns all addresses of the host.
+    /// Adds the missing frontend addresses and instance IPs. Returns all addresses of the host.
     async fn assign(&mut self, devices: &[Device], journal: &mut Journal) -> Result<HashSet<Ipv4Addr>> {
         let mut owned: HashSet<Ipv4Addr> =
             devices.iter().flat_map(|device| device.addresses.iter().copied()).collect();
         if self.config.assign_frontends {
-            let wanted = self.config.frontends.iter().flat_map(|frontend| frontend.addresses.iter().copied());
-            let missing: Vec<Ipv4Addr> = wanted.filter(|address| !owned.contains(address)).collect();
+            let missing: Vec<Ipv4Addr> =
+                self.config.public_addresses().filter(|address| !owned.contains(address)).collect();
             let first = self.config.outside.first();
             let port = self
                 .layout

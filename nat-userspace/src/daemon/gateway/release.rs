@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Frontend addresses that natgw has added to an interface, and that go again.
+//! Frontend addresses and instance IPs that natgw has added to an interface, and that go again.
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
@@ -14,9 +14,7 @@ impl Gateway {
         if self.host.addresses.is_empty() {
             return BTreeSet::new();
         }
-        let frontends = self.config.frontends.iter().flat_map(|frontend| &frontend.addresses);
-        let used: BTreeSet<Ipv4Addr> =
-            frontends.copied().chain(self.config.instance_ips.iter().map(|ip| ip.address)).collect();
+        let used: BTreeSet<Ipv4Addr> = self.config.public_addresses().collect();
         self.host.addresses.keys().filter(|address| !used.contains(address)).copied().collect()
     }
 
@@ -41,9 +39,7 @@ impl Gateway {
             if let Some(device) = devices.iter().find(|device| device.name == *interface)
                 && self.netlink.remove_address(device.index, address).await?
             {
-                info!(
-                    "{interface}: frontend address {address} removed: not configured, and its last flow has ended"
-                );
+                info!("{interface}: address {address} removed: not configured, and its last flow has ended");
             }
             self.host.addresses.remove(&address);
             self.host.write(&self.instance)?;
