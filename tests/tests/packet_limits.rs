@@ -222,6 +222,27 @@ fn rate_of_new_flows() {
     lab.audit().expect("audit");
 }
 
+/// A new connection on the tuple of a reset one keeps its port, which rests, and counts as a new one.
+#[test]
+fn a_connection_that_opens_again_is_within_the_rate() {
+    let interval = 40u64 << tick::TICK_SHIFT;
+    let mut lab = lab(Limits { interval, tolerance: 2 * interval, max_half_open: 1, ..Limits::default() });
+    let first = Packet::tcp((WEB, 1), HTTP, SYN);
+    let port = lab.open(&first).expect("runs").expect("sent");
+    assert_eq!(reason(&lab, 0, &Packet::tcp((WEB, 1), HTTP, RST)), Reason::TranslatedOut);
+    assert_eq!(lab.open(&first).expect("runs"), Some(port), "the same port");
+    assert_eq!(quota(&lab).half_open, 1);
+    assert_eq!(reason(&lab, 0, &Packet::tcp((WEB, 1), HTTP, RST)), Reason::TranslatedOut);
+    assert_eq!(reason(&lab, 0, &first), Reason::RateLimit);
+    lab.wait(41).expect("clock");
+    // The only unfinished handshake is another one's by now.
+    assert_eq!(syn(&lab, 2, HTTP), Reason::TranslatedOut);
+    lab.wait(41).expect("clock");
+    assert_eq!(syn(&lab, 2, HTTP), Reason::TranslatedOut, "a retransmission");
+    assert_eq!(reason(&lab, 0, &first), Reason::HalfOpenLimit);
+    assert_eq!(quota(&lab).half_open, 1);
+}
+
 #[test]
 fn reserved_places_stay_free_for_their_destination() {
     let mut limits = Limits { max_flows: 6, reserved: 2, ..Limits::default() };

@@ -9,7 +9,7 @@ use nat_tests::{
         world::{Act, FRONTEND, PUBLIC, Policy, SERVER, SERVER2, SILENT, STRANGER, WEB},
     },
     ledger::Ledger,
-    packet::{ACK, Packet, SYN, UNREACHABLE, diff::diff},
+    packet::{ACK, Packet, RST, SYN, UNREACHABLE, diff::diff},
 };
 
 const OK: u32 = 0;
@@ -89,6 +89,30 @@ fn a_living_flow_does_not_meet_a_new_policy() {
     lab.rewrite_policies(world).expect("policies");
     assert_eq!(reason(&lab, 0, &Packet::tcp((WEB, 40_001), server, SYN)), Reason::TranslatedOut);
     assert_eq!(lab.audit().expect("audit"), 2);
+}
+
+/// A tuple that is still in the table is no way round a policy that a reload has brought.
+#[test]
+fn what_opens_a_flow_again_meets_the_policies() {
+    let mut lab = Lab::new(World::default()).expect("lab");
+    let (http, dns) = ((SERVER, 80), (SERVER, 53));
+    let syn = Packet::tcp(CLIENT, http, SYN);
+    let port = lab.open(&syn).expect("runs").expect("sent");
+    assert!(lab.open(&Packet::udp(CLIENT, dns)).expect("runs").is_some());
+    assert_eq!(reason(&lab, 1, &Packet::tcp(http, (FRONTEND, port), RST | ACK)), Reason::TranslatedIn);
+    let mut world = lab.world.clone();
+    world.policies = vec![Policy::new(Act::DenyOutbound, &[(SERVER, 32)])];
+    lab.rewrite_policies(world.clone()).expect("policies");
+    assert_eq!(reason(&lab, 0, &syn), Reason::Denied);
+    lab.wait(nat_common::tick::from_seconds(240) + 1).expect("clock");
+    assert_eq!(reason(&lab, 0, &Packet::udp(CLIENT, dns)), Reason::Denied);
+    world.policies = vec![Policy::new(Act::Bypass, &[(SERVER, 32)])];
+    lab.rewrite_policies(world.clone()).expect("policies");
+    assert_eq!(reason(&lab, 0, &Packet::udp(CLIENT, dns)), Reason::Bypassed);
+    world.policies.clear();
+    lab.rewrite_policies(world).expect("policies");
+    assert_eq!(lab.open(&syn).expect("runs"), Some(port), "the same port again");
+    lab.audit().expect("audit");
 }
 
 #[test]
