@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What each backend of a rule may use up: in all, and towards certain destinations.
 
-use std::ops::{Range, RangeInclusive};
+use std::{
+    collections::HashSet,
+    net::Ipv4Addr,
+    ops::{Range, RangeInclusive},
+};
 
 use ipnet::Ipv4Net;
 use nat_common::abi::grant::MAX_DESTINATIONS;
@@ -10,12 +14,13 @@ use toml::Spanned;
 use super::{
     classes::{TCP_UDP, classes},
     decode::Report,
-    gateway::{DestinationLimit, Limits, Protocol},
+    gateway::{DestinationLimit, Gateway, Limits, Protocol},
     ports::{DESTINATIONS, port},
     schema::{DestinationSection, LimitsSection, RuleSection},
     validate::{MOST_FLOWS, within},
     values::{grouped, prefix},
 };
+use crate::plan::table_shares;
 
 /// No table has more flows.
 const COUNTS: RangeInclusive<u32> = 1..=MOST_FLOWS;
@@ -186,5 +191,31 @@ fn check_sum(section: &RuleSection, placed: &[Placed<'_>], report: &mut Report) 
             .also(most.span(), "`max_flows` of each backend")
             .help("lower `reserved_flows`, or raise `max_flows` in `[outbound_rule.limits]`");
         return;
+    }
+}
+
+/// Refuses rules that reserve more than the table guarantees a backend: it could not be set aside.
+pub(super) fn check_table(sections: &[RuleSection], gateway: &Gateway, report: &mut Report) {
+    let backends: HashSet<Ipv4Addr> =
+        gateway.pools.iter().flat_map(|pool| &pool.backends).map(|backend| backend.address).collect();
+    let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
+    let (guaranteed, _) = table_shares(gateway.max_flows, count);
+    for (section, rule) in sections.iter().zip(&gateway.rules) {
+        let reserved: u64 = rule.destinations.iter().map(|limit| u64::from(limit.reserved)).sum();
+        let Some(first) = section.destinations.first().filter(|_| reserved > u64::from(guaranteed)) else {
+            continue;
+        };
+        let message = format!(
+            "rule `{}` reserves {} flows for each backend, of which the table guarantees {}: {} flows / 2 / {} backends",
+            rule.name,
+            grouped(reserved),
+            grouped(guaranteed),
+            grouped(gateway.max_flows),
+            grouped(count)
+        );
+        report.error(first.span.clone(), message).help(format!(
+            "lower `reserved_flows`, or set `gateway.max_flows = {}` or more",
+            reserved * 2 * u64::from(count)
+        ));
     }
 }

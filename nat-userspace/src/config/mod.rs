@@ -114,6 +114,7 @@ fn check(text: &str, report: &mut Report) -> Option<Gateway> {
         placed.into_iter().map(|PlacedRule { rule, ports_place }| (rule, ports_place)).unzip();
     let Objects { frontends, pools, .. } = objects;
     let gateway = Gateway { frontends, pools, rules, policies, instance_ips, ..gateway? };
+    limits::check_table(&file.rules, &gateway, report);
     for error in plan_errors(&gateway) {
         let mut involved = error.rules().iter().rev();
         let last = involved.next().map_or(0..0, |rule| places[*rule].clone());

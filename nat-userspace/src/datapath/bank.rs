@@ -80,15 +80,6 @@ pub const fn epoch_after(epoch: u32) -> u32 {
     }
 }
 
-/// Shares of the flow table: what each of `backends` may always have, and what all share above that. Half of the
-/// table is guaranteed, so that no backend can fill it, and the other half is for whoever needs more.
-#[must_use]
-pub fn shares(max_flows: u32, backends: u32) -> (u32, u32) {
-    let backends = backends.max(1);
-    let guaranteed = (max_flows / 2 / backends).max(1);
-    (guaranteed, max_flows.saturating_sub(guaranteed.saturating_mul(backends)))
-}
-
 /// How many slots of each bank may hold something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filled {

@@ -16,18 +16,6 @@ fn an_epoch_is_never_zero() {
 }
 
 #[test]
-fn shares_add_up_to_the_table() {
-    for (flows, backends) in [(1 << 20, 3), (1024, 1000), (65_536, 0), (100, 4096)] {
-        let (guaranteed, burst) = shares(flows, backends);
-        assert!(guaranteed >= 1);
-        if backends > 0 && flows >= 2 * backends {
-            assert_eq!(guaranteed * backends + burst, flows);
-            assert!(burst >= flows / 2);
-        }
-    }
-}
-
-#[test]
 fn free_slots_at_the_end_are_forgotten() {
     let mut slots = vec![None, Some(1), None, None];
     trim(&mut slots, Option::is_none);

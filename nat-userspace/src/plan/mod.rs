@@ -36,7 +36,7 @@ pub use self::{
     error::PlanError,
     model::{
         BackendSlot, CLASS_COUNT, Claimed, FrontendSlot, LiveSlots, NoFlows, PortPlan, RuleSlot, Status,
-        segments, table_size,
+        segments, table_shares, table_size,
     },
     policy::{PolicyPlan, PolicySlot},
     runs::{Change, Run},

@@ -64,6 +64,15 @@ pub fn table_size(gateway: &Gateway) -> u32 {
     gateway.max_backends.unwrap_or(needed.unwrap_or(u32::MAX).max(MIN_BACKENDS))
 }
 
+/// Shares of the flow table: what each of `backends` may always have, and what all share above that. Half of the
+/// table is guaranteed, so that no backend can fill it, and the other half is for whoever needs more.
+#[must_use]
+pub fn table_shares(max_flows: u32, backends: u32) -> (u32, u32) {
+    let backends = backends.max(1);
+    let guaranteed = (max_flows / 2 / backends).max(1);
+    (guaranteed, max_flows.saturating_sub(guaranteed.saturating_mul(backends)))
+}
+
 /// Whether what has a slot is still configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]

@@ -113,7 +113,7 @@ impl Gateway {
         policy::reset_counts(&self.instance, before, &plan)?;
         let backends = plan.backends.iter().flatten().count();
         let (guaranteed, burst) =
-            bank::shares(self.meta.max_flows, u32::try_from(backends).unwrap_or(u32::MAX));
+            plan::table_shares(self.meta.max_flows, u32::try_from(backends).unwrap_or(u32::MAX));
         self.control.update(|control| {
             control.bank = next;
             control.epoch = bank::epoch_after(control.epoch);

@@ -104,3 +104,15 @@ fn a_drained_table_of_slots_says_so() {
         "not enough slots for backends: 1 configured, 4096 removed with live flows, 4096 possible"
     );
 }
+
+#[test]
+fn shares_add_up_to_the_table() {
+    for (flows, backends) in [(1 << 20, 3), (1024, 1000), (65_536, 0), (100, 4096)] {
+        let (guaranteed, burst) = table_shares(flows, backends);
+        assert!(guaranteed >= 1);
+        if backends > 0 && flows >= 2 * backends {
+            assert_eq!(guaranteed * backends + burst, flows);
+            assert!(burst >= flows / 2);
+        }
+    }
+}
