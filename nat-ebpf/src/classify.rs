@@ -156,7 +156,7 @@ fn outbound(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival, control: &Cont
         Kind::Fragment => Err(Verdict::of(Reason::Fragment)),
         Kind::OtherProtocol => Err(without_rule(arrival, control, backend, Reason::ProtocolUnsupported)),
         Kind::IcmpOther => Err(without_rule(arrival, control, backend, Reason::IcmpUnsupported)),
-        _ => opening::outbound(ctx, parsed, arrival, control, &way),
+        _ => opening::outbound(ctx, parsed, arrival, control, &way, backend),
     }
 }
 

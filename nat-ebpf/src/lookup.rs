@@ -131,11 +131,11 @@ pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, arrival: &mut Arrival) -> 
 
 /// The rewrite of a flow that was opened a moment ago.
 #[inline(always)]
-pub(crate) fn opened(key: &FlowKey) -> Result<Rewrite, Verdict> {
+pub(crate) fn opened(key: &FlowKey, direction: Direction) -> Result<Rewrite, Verdict> {
     const RACE: Verdict = Verdict::of(Reason::FlowRace);
     let entry = FLOWS.get_ptr_mut(key).ok_or(RACE)?;
     let first = word(entry);
-    let rewrite = rewrite_of(entry, Direction::Outbound);
+    let rewrite = rewrite_of(entry, direction);
     if first as u32 != key.fold()
         || (first >> 32) as u32 & state::DEAD != 0
         || word(entry) as u32 != first as u32

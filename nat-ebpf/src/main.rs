@@ -52,7 +52,7 @@ use aya_ebpf::{
     programs::{RawTracePointContext, TcContext, XdpContext},
 };
 
-use nat_common::abi::counters::Reason;
+use nat_common::{abi::counters::Reason, net::state::Direction};
 
 use crate::{classify::Arrival, frame::Frame, lookup::Found, parse::Parsed, verdict::Verdict};
 
@@ -87,14 +87,15 @@ fn forward(ctx: *mut xdp_md, parsed: &mut Parsed, arrival: &mut Arrival) -> Resu
         Found::Missing => match classify::natgw_miss(ctx, parsed, arrival) {
             classify::OPEN => {
                 opened(allocate::natgw_open())?;
-                lookup::opened(&parsed.key)?
+                lookup::opened(&parsed.key, Direction::Outbound)?
             }
             classify::OPEN_INBOUND => {
                 opened(allocate::natgw_open())?;
-                match lookup::flow(ctx, parsed, arrival)? {
-                    Found::Alive(rewrite) => rewrite,
-                    Found::Missing => return Err(Verdict::of(Reason::FlowRace)),
+                // Its next hop is looked up as that of any other inbound half.
+                if maintain::natgw_maintain(ctx, parsed, arrival) != maintain::ALIVE {
+                    return Err(Verdict::of(Reason::FlowRace));
                 }
+                lookup::opened(&parsed.key, Direction::Inbound)?
             }
             classify::INSTANCE => {
                 return Err(Verdict::from_code(instance::natgw_instance(ctx, parsed)));

@@ -6,7 +6,7 @@ use nat_common::{
     abi::{
         config::{CLASS_TCP, Control, FEATURE_POLICY, MAX_RULES, NO_SLOT, banked},
         counters::Reason,
-        grant::{Grant, REFUSAL_SILENT, grant_slot},
+        grant::{BackendRef, Grant, REFUSAL_SILENT, grant_slot},
     },
     net::{
         icmp,
@@ -34,9 +34,10 @@ pub(crate) fn outbound(
     arrival: &Arrival,
     control: &Control,
     way: &Route,
+    backend: Option<*const BackendRef>,
 ) -> Result<u64, Verdict> {
     let (bank, class) = (control.bank & 1, u32::from(parsed.class));
-    let Some(backend) = allocate::backend(bank, parsed.key.source) else {
+    let Some(backend) = backend else {
         return Err(no_rule(arrival, control, NO_SLOT));
     };
     // SAFETY: map value.

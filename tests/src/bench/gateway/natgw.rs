@@ -176,7 +176,7 @@ fn text(instance: &str) -> String {
     format!(
         "[gateway]\nname = \"{instance}\"\ninside = [\"lan0\"]\noutside = [\"wan0\"]\nxdp_mode = \"native\"\n\
          max_flows = {MAX_FLOWS}\n\n\
-         [[frontend]]\nname = \"fe1\"\naddresses = [\"{FRONTEND}\"]\n\n\
+         [[frontend]]\nname = \"fe1\"\naddresses = [\"{FRONTEND}\"]\nhost_ports = \"none\"\n\n\
          [[pool]]\nname = \"senders\"\nbackends = [{}]\n\n\
          [[outbound_rule]]\nname = \"out\"\npool = \"senders\"\nfrontends = [\"fe1\"]\nprotocol = \"all\"\n\
          allocation = \"static\"\nports_per_backend = {PORTS_PER_BACKEND}\n",
