@@ -190,7 +190,9 @@ fn clear(entry: &mut FlowEntry) {
 #[inline(never)]
 fn undo(search: &Search, counted: limits::Counted, address: [u8; 4], port: [u8; 2]) {
     let _ = FLOWS.remove(&inbound_key(&search.key, address, port));
-    record::release(search.slot, &search.key, address, port);
+    if search.fixed == 0 {
+        record::release(search.slot, &search.key, address, port);
+    }
     limits::discharge(&search.key, counted);
 }
 

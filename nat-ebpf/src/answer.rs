@@ -59,7 +59,7 @@ pub(crate) fn send(ctx: *mut xdp_md, parsed: &Parsed, slot: u32, verdict: Verdic
 #[inline(always)]
 fn refusal(ctx: *mut xdp_md, parsed: &Parsed, slot: u32, verdict: Verdict) -> Verdict {
     if verdict.style() == REFUSAL_TCP_RESET && parsed.key.protocol == TCP {
-        if reset::natgw_reset(ctx, parsed) == 0 {
+        if reset::natgw_reset(ctx, parsed, slot) == 0 {
             return verdict.silent();
         }
         verdict::count(|counters| counters.refusals_reset += 1);
@@ -108,7 +108,7 @@ fn answer(ctx: *mut xdp_md, parsed: &Parsed, slot: u32, message: u32) -> bool {
     // SAFETY: array element.
     let address = unsafe { (*port).address };
     let (l3, quoted) = (parsed.network(), parsed.header() + QUOTED);
-    if address == [0; 4] || l3 > MAX_L2 {
+    if address == [0; 4] || l3 > MAX_L2 || !is_for_us(ctx, slot) {
         return false;
     }
     // SAFETY: the context is the program's own. `bpf_xdp_get_buff_len`: Linux 5.18.
@@ -125,6 +125,16 @@ fn answer(ctx: *mut xdp_md, parsed: &Parsed, slot: u32, message: u32) -> bool {
         && headers(ctx, parsed, address, message)
         && write_checksum(ctx, l3 + 10, l3, size_of::<Ipv4Hdr>())
         && write_checksum(ctx, start + 2, start, length)
+}
+
+/// Whether a frame was sent to this interface. One that was flooded, broadcast or overheard is somebody else's to answer.
+#[inline(never)]
+pub(crate) fn is_for_us(ctx: *mut xdp_md, slot: u32) -> bool {
+    let (Some(port), Some(found)) = (PORTS.get_ptr(slot), frame::load::<[u8; 6]>(ctx, 0)) else {
+        return false;
+    };
+    // SAFETY: array element.
+    found == unsafe { (*port).mac }
 }
 
 /// The Ethernet header from where it was to where it belongs now, with the addresses exchanged and the same tags.

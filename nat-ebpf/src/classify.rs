@@ -14,7 +14,10 @@ use nat_common::{
         counters::Reason,
         grant::{BackendRef, grant_slot},
     },
-    net::{icmp, state},
+    net::{
+        icmp,
+        state::{self, tcp_flag},
+    },
 };
 
 use crate::{
@@ -149,8 +152,12 @@ fn outbound(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival, control: &Cont
     if parsed.kind == Kind::IcmpError {
         return Ok(ICMP_ERROR);
     }
-    if public != [0; 4] && !rule_first(parsed, control, backend) {
-        return instance::outbound(ctx, parsed, arrival, &way, public);
+    if let Some(backend) = backend
+        && public != [0; 4]
+        && !rule_first(parsed, control, Some(backend))
+    {
+        // SAFETY: map value.
+        return instance::outbound(ctx, parsed, arrival, &way, unsafe { &*backend });
     }
     match parsed.kind {
         Kind::Fragment => Err(Verdict::of(Reason::Fragment)),
@@ -160,10 +167,13 @@ fn outbound(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival, control: &Cont
     }
 }
 
-/// Whether a packet is a TCP segment that does not open a connection.
+/// Whether a packet is a TCP segment that cannot open a connection. One with SYN and without ACK might, whatever else it
+/// says.
 #[inline(always)]
 pub(crate) fn continues(parsed: &Parsed) -> bool {
-    parsed.kind == Kind::Query && u32::from(parsed.class) == CLASS_TCP && !state::opens(parsed.flags)
+    parsed.kind == Kind::Query
+        && u32::from(parsed.class) == CLASS_TCP
+        && parsed.flags & (tcp_flag::SYN | tcp_flag::ACK) != tcp_flag::SYN
 }
 
 /// Whether a backend's outbound rule takes a packet, although it has an instance IP: the configuration says so, and a

@@ -4,13 +4,19 @@
 use nat_common::{
     Tick,
     abi::{
+        config::CLASS_OTHER,
         counters::Reason,
         event::{EVENT_NEIGHBOUR, EVENT_REFUSED, Event},
         flow::FlowKey,
+        grant::grant_slot,
     },
 };
 
-use crate::{maps::EVENTS, verdict};
+use crate::{
+    maps::{EVENTS, GRANT_STATE},
+    route::Route,
+    verdict,
+};
 
 /// A new flow was refused.
 #[inline(never)]
@@ -38,6 +44,21 @@ pub(crate) fn neighbour(key: &FlowKey, ifindex: u32, address: [u8; 4], now: Tick
         ifindex,
         address,
     });
+}
+
+/// As [`neighbour`], for a packet of backend slot `backend` that no flow is kept for: once a tick, or every packet would
+/// be an event.
+#[inline(always)]
+pub(crate) fn neighbour_of(backend: u32, key: &FlowKey, way: &Route, now: Tick) {
+    let Some(state) = GRANT_STATE.get_ptr_mut(grant_slot(backend, CLASS_OTHER)) else { return };
+    // SAFETY: array element. Two CPUs may both report: harmless.
+    unsafe {
+        if (*state).reported == now {
+            return;
+        }
+        (*state).reported = now;
+    }
+    neighbour(key, way.ifindex, way.neighbour, now);
 }
 
 #[inline(always)]

@@ -135,7 +135,7 @@ fn decide(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<(), Ve
         return Err(Verdict::of(stray_error(control.bank & 1, parsed.key.destination, CLASS_ICMP, [0; 2])));
     }
     let Some((address, port, outbound)) =
-        flow_of(&quoted, control, arrival.now).or_else(|| instance_of(&quoted, arrival, control))
+        flow_of(&quoted, control, arrival.now).or_else(|| instance_of(parsed, &quoted, arrival, control))
     else {
         let Quoted { key, class, .. } = quoted;
         return Err(Verdict::of(stray_error(
@@ -264,12 +264,19 @@ fn flow_of(quoted: &Quoted, control: &Control, now: Tick) -> Option<([u8; 4], [u
 
 /// The same for a packet of an instance IP, which has no flow.
 #[inline(always)]
-fn instance_of(quoted: &Quoted, arrival: &Arrival, control: &Control) -> Option<([u8; 4], [u8; 2], bool)> {
+fn instance_of(
+    parsed: &Parsed,
+    quoted: &Quoted,
+    arrival: &Arrival,
+    control: &Control,
+) -> Option<([u8; 4], [u8; 2], bool)> {
     let bank = control.bank & 1;
     if control.features & FEATURE_INSTANCE == 0 {
         return None;
     }
+    // Sent to another address, it has not met the policies of this one.
     if arrival.role & u32::from(ROLE_OUTSIDE) != 0
+        && parsed.key.destination == quoted.key.destination
         && let Some(instance) = instance::of_address(bank, quoted.key.destination)
     {
         return Some((instance.backend, quoted.key.destination_port, false));

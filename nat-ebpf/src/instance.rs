@@ -6,6 +6,7 @@ use nat_common::{
     abi::{
         config::{CLASS_UDP, Control, FEATURE_POLICY, FEATURE_RULE_FIRST, ROLE_INSIDE},
         counters::Reason,
+        grant::BackendRef,
         policy::{Instance, InstanceKey},
     },
     net::checksum::Delta,
@@ -46,10 +47,11 @@ pub(crate) fn outbound(
     parsed: &Parsed,
     arrival: &Arrival,
     way: &Route,
-    public: [u8; 4],
+    backend: &BackendRef,
 ) -> Result<u64, Verdict> {
+    let public = backend.instance;
     if matches!(way.answer, Answer::Unresolved) {
-        event::neighbour(&parsed.key, way.ifindex, way.neighbour, arrival.now);
+        event::neighbour_of(backend.slot, &parsed.key, way, arrival.now);
         return Err(to_guard());
     }
     prepare(ctx, parsed, way, public, true)
@@ -65,6 +67,10 @@ pub(crate) fn inbound(
     instance: &Instance,
 ) -> Result<u64, Verdict> {
     let bank = control.bank & 1;
+    // No route back is asked for: so at least nobody outside passes for a neighbour of the backend.
+    if matches!(parsed.key.source[0], 0 | 127 | 224..) || allocate::is_backend(bank, parsed.key.source) {
+        return Err(Verdict::of(Reason::InvalidSource));
+    }
     // What opens nothing belongs to a connection that was allowed, perhaps the backend's own.
     if control.features & FEATURE_POLICY != 0 && !classify::continues(parsed) {
         let subject = policy::Subject {
@@ -95,7 +101,7 @@ pub(crate) fn inbound(
     match way.answer {
         Answer::Found if way.role & ROLE_INSIDE != 0 => {}
         Answer::Unresolved if way.role & ROLE_INSIDE != 0 => {
-            event::neighbour(&parsed.key, way.ifindex, way.neighbour, arrival.now);
+            event::neighbour_of(instance.slot, &parsed.key, &way, arrival.now);
         }
         _ => return Err(Verdict::of(Reason::RouteLost)),
     }

@@ -22,7 +22,7 @@ use nat_common::{
 
 use crate::{
     atomic, constants,
-    maps::{BACKEND_STATE, CONTROL, QUOTA, RULES, TABLE},
+    maps::{BACKEND_STATE, CONTROL, GRANTS, QUOTA, RULES, TABLE},
     ports::Search,
     towards::{self, Taken},
 };
@@ -43,9 +43,11 @@ pub(crate) struct Counted {
 /// Takes the flow that `search` asks for into account. What it was counted in is left in `search.entry`.
 #[inline(always)]
 pub(crate) fn admit(search: &mut Search) -> Result<(), Reason> {
-    let Some(rule) = RULES.get_ptr(search.rule) else { return Err(Reason::NotConfigured) };
-    // SAFETY: array element.
-    let (flags, reserved) = unsafe { ((*rule).flags, (*rule).limits.reserved) };
+    let (Some(rule), Some(grant)) = (RULES.get_ptr(search.rule), GRANTS.get_ptr(search.grant)) else {
+        return Err(Reason::NotConfigured);
+    };
+    // SAFETY: array elements.
+    let (flags, reserved) = unsafe { ((*rule).flags, (*grant).reserved) };
     // What comes in from outside does not use up what the backend may open.
     let limits = flags & RULE_LIMITED != 0 && search.fixed == 0;
     if limits {
@@ -72,7 +74,7 @@ pub(crate) fn counted(search: &Search) -> Counted {
     }
 }
 
-/// The backend's share of the table: the guaranteed part first, then the common budget. What its rule has reserved for
+/// The backend's share of the table: the guaranteed part first, then the common budget. What its rules have reserved for
 /// destinations is set aside from the guaranteed part: flows on it are not counted there, and others do not get it.
 #[inline(always)]
 fn share(search: &mut Search, reserved: u32) -> Result<(), Reason> {
@@ -90,10 +92,15 @@ fn share(search: &mut Search, reserved: u32) -> Result<(), Reason> {
             search.entry.destination |= DESTINATION_ASIDE;
             return Ok(());
         }
-        if atomic::fetch_add(&raw mut (*state).flows, 1) < u64::from(guaranteed_flows - aside) {
+        // What comes in from outside leaves the backend half of its guarantee, and everyone the common budget.
+        let most = if search.fixed == 0 { guaranteed_flows - aside } else { (guaranteed_flows - aside) / 2 };
+        if atomic::fetch_add(&raw mut (*state).flows, 1) < u64::from(most) {
             return Ok(());
         }
         atomic::add(&raw mut (*state).flows, u64::MAX);
+        if search.fixed != 0 {
+            return Err(Reason::TableShare);
+        }
         if atomic::fetch_add(&raw mut (*table).burst, 1) < u64::from(burst_flows) {
             search.entry.half |= HALF_BURST;
             return Ok(());
@@ -253,7 +260,10 @@ fn in_rate(quota: *mut Quota, limits: &Limits, tick: Tick) -> bool {
         // SAFETY: a word of an array element.
         unsafe {
             let due = atomic::load(&raw const (*quota).due);
-            let from = if due > now { due } else { now };
+            // A debt that was run up under more generous limits counts up to what these allow.
+            let most = (now + limits.tolerance).saturating_sub(limits.interval);
+            let from = if due > most { most } else { due };
+            let from = if from > now { from } else { now };
             if from + limits.interval > now + limits.tolerance {
                 return false;
             }

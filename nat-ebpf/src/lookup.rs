@@ -102,6 +102,10 @@ pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, arrival: &mut Arrival) -> 
         let mut done = maintain::natgw_maintain(ctx, parsed, arrival);
         if done == maintain::JUDGE {
             let code = opening::natgw_reopen(parsed, arrival);
+            if code == opening::BYPASSED {
+                maintain::natgw_remove(parsed);
+                return Err(Verdict::of(Reason::Bypassed));
+            }
             if code != opening::ALLOWED {
                 return Err(Verdict::from_code(code));
             }

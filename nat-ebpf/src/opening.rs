@@ -18,6 +18,7 @@ use crate::{
     allocate,
     classify::{self, Arrival, OPEN, OPEN_INBOUND, no_rule},
     event, limits,
+    lookup::word,
     maps::{CONTROL, FLOWS, RULES, SEARCH},
     parse::{ICMP, Parsed},
     ports::Search,
@@ -147,6 +148,9 @@ pub(crate) fn on_refusal(bank: u32, rule: u32) -> u32 {
 /// [`natgw_reopen`]: the packet may open its flow again.
 pub(crate) const ALLOWED: u64 = 0;
 
+/// [`natgw_reopen`]: the packet is to be left untranslated, and [`crate::maintain::natgw_remove`] to remove its flow.
+pub(crate) const BYPASSED: u64 = 1;
+
 /// Judges a packet that would open a flow again which is over, by the policies and the rate in force: [`ALLOWED`] or
 /// [`Verdict::to_code`].
 ///
@@ -169,6 +173,11 @@ pub(crate) extern "C" fn natgw_reopen(parsed: *const Parsed, arrival: *const Arr
         && let Err(verdict) =
             classify::by_policy(parsed, arrival, control, allocate::backend(bank, parsed.key.source))
     {
+        // The guard would translate by the flow what is to be left as it is.
+        if verdict.is(Reason::Bypassed) {
+            search.first = word(entry);
+            return BYPASSED;
+        }
         return verdict.to_code();
     }
     // SAFETY: a map value; of a recycled one, another backend would be told.

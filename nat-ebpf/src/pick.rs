@@ -154,7 +154,7 @@ fn leaf(search: &mut Search, set: *const PortSet, segment: Segment) -> u32 {
         // SAFETY: a word of a map value.
         let taken = unsafe { atomic::load(word_of(record, index)) };
         if let Some(bit) = free_bit(taken, valid_bits(index, from, to), search.start & 63) {
-            return take(search, &segment, record, tag, index * 64 + bit);
+            return take(search, set, &segment, record, tag, index * 64 + bit);
         }
     }
     leaf_is_full(search, set, &key, epoch);
@@ -163,7 +163,14 @@ fn leaf(search: &mut Search, set: *const PortSet, segment: Segment) -> u32 {
 
 /// Sets a bit and tries its port.
 #[inline(always)]
-fn take(search: &mut Search, segment: &Segment, record: *mut PortRecord, tag: u64, bit: u32) -> u32 {
+fn take(
+    search: &mut Search,
+    set: *const PortSet,
+    segment: &Segment,
+    record: *mut PortRecord,
+    tag: u64,
+    bit: u32,
+) -> u32 {
     let slot = word_of(record, bit >> 6);
     let mask = 1u64 << (bit & 63);
     // SAFETY: words of a map value; a recycled record is recognised by its tag and the bit taken back.
@@ -182,9 +189,23 @@ fn take(search: &mut Search, segment: &Segment, record: *mut PortRecord, tag: u6
         Tried::Claimed => CLAIMED,
         Tried::Taken => SEARCHING,
         Tried::Failed(reason) => {
-            // SAFETY: as above.
-            unsafe { atomic::and(slot, !mask) };
+            take_back(search, set, record, bit);
             failed(reason)
+        }
+    }
+}
+
+/// Clears the bit of a port that was not taken after all, as a release does: somebody may have seen the leaf full
+/// meanwhile, and said so in the root.
+#[inline(never)]
+fn take_back(search: &Search, set: *const PortSet, record: *mut PortRecord, bit: u32) {
+    // SAFETY: words of map values.
+    unsafe {
+        atomic::fetch_and(word_of(record, bit >> 6), !(1u64 << (bit & 63)));
+        atomic::fetch_add(&raw mut (*record).epoch, 1);
+        if let Some(root) = ROOTS.get_ptr_mut(&root_key(&search.key, set_id(set), search.slot % CLASSES)) {
+            atomic::fetch_and(full_of(root, search.segment), !(1u64 << (search.leaf & 63)));
+            atomic::fetch_add(&raw mut (*root).epoch, 1);
         }
     }
 }

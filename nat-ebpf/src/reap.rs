@@ -8,7 +8,7 @@
 use nat_common::{
     abi::{
         config::{CLASS_TCP, CLASSES},
-        flow::{FlowEntry, FlowKey, inbound_key},
+        flow::{FlowEntry, FlowKey, HALF_INSTANCE, inbound_key},
     },
     net::{
         state,
@@ -51,7 +51,10 @@ pub(crate) fn flow(key: &FlowKey, entry: *mut FlowEntry, first: u64) -> bool {
     // Absent already: cannot be, since only the actor who set DEAD removes.
     let _ = FLOWS.remove(key);
     let _ = FLOWS.remove(&inbound);
-    record::release(grant, key, address, port);
+    // The port of an instance IP is in no set, and nobody looks for it.
+    if counted.half & HALF_INSTANCE == 0 {
+        record::release(grant, key, address, port);
+    }
     limits::discharge(key, counted);
     if let Some(state) = GRANT_STATE.get_ptr_mut(grant) {
         // SAFETY: array element.

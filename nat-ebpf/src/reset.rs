@@ -9,7 +9,7 @@ use nat_common::net::{checksum::fold, state::tcp_flag};
 use network_types::{ip::Ipv4Hdr, tcp::TcpHdr};
 
 use crate::{
-    answer::{turn_round, within_budget},
+    answer::{is_for_us, turn_round, within_budget},
     frame,
     parse::{Kind, Parsed, TCP},
     translate,
@@ -23,12 +23,12 @@ const LENGTH: usize = size_of::<Ipv4Hdr>() + size_of::<TcpHdr>();
 /// verifier: global, so that it is verified once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn natgw_reset(ctx: *mut xdp_md, parsed: *const Parsed) -> u32 {
+pub(crate) extern "C" fn natgw_reset(ctx: *mut xdp_md, parsed: *const Parsed, slot: u32) -> u32 {
     if parsed.is_null() {
         return 0;
     }
     // SAFETY: not null, and the only caller passes a whole value.
-    u32::from(reset(ctx, unsafe { &*parsed }))
+    u32::from(is_for_us(ctx, slot) && reset(ctx, unsafe { &*parsed }))
 }
 
 #[inline(always)]

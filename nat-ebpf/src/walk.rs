@@ -2,8 +2,8 @@
 //! Before a refusal: is there a flow that has expired and was not swept yet?
 //!
 //! A walk over all ports finds out, and when the first of them can expire at all: until then there is nothing to look
-//! for, and a refusal costs what the look at the root costs. A walk for one packet ends after [`MOST_WALKED`] ports, and
-//! the next packet goes on from there.
+//! for, and a refusal costs what the look at the root costs. A walk for one packet ends after [`MOST_WALKED`] ports; it
+//! goes on from there with a packet of the next tick, so that no receive queue waits for long.
 
 use nat_common::{
     Tick,
@@ -69,7 +69,7 @@ pub(crate) fn port(search: &mut Search, set: *const PortSet) -> u32 {
     // SAFETY: array element.
     let ports = unsafe { (*set).ports };
     if search.number >= ports || search.walked >= MOST_WALKED {
-        note(search, set, ports);
+        note(search, set, ports, search.now.wrapping_add(1));
         return NO_PORT;
     }
     let free = match occupant(search, set) {
@@ -82,6 +82,8 @@ pub(crate) fn port(search: &mut Search, set: *const PortSet) -> u32 {
             Tried::Claimed => {
                 let (address, port) = (search.inbound.destination, search.inbound.destination_port);
                 mark(&record_key(&search.key, address, leaf_of(port), search.slot % CLASSES), port);
+                // There may be more: the next one goes on from here.
+                note(search, set, ports, 0);
                 return CLAIMED;
             }
             Tried::Taken => {}
@@ -93,16 +95,16 @@ pub(crate) fn port(search: &mut Search, set: *const PortSet) -> u32 {
     SEARCHING
 }
 
-/// Writes down how far the walk has come, or when the next one is due.
-#[inline(always)]
-fn note(search: &Search, set: *const PortSet, ports: u32) {
+/// Writes down when the next walk is due, or how far this one has come and when (`again`) it goes on.
+#[inline(never)]
+fn note(search: &Search, set: *const PortSet, ports: u32, again: Tick) {
     let key = root_key(&search.key, set_id(set), search.slot % CLASSES);
     let (Some(root), Some(control)) = (ROOTS.get_ptr_mut(&key), CONTROL.get_ptr(0)) else { return };
     let done = search.number >= ports;
     // SAFETY: array element; words of a map value, each pair written at once so that they belong together.
     unsafe {
         let generation = u64::from((*control).generation) << 32;
-        let due = if done { u64::from(search.due) } else { 0 };
+        let due = u64::from(if done { search.due } else { again });
         let cursor = if done { 0 } else { u64::from(search.number) | u64::from(search.due) << 32 };
         (&raw mut (*root).cursor).cast::<u64>().write_volatile(cursor);
         (&raw mut (*root).due).cast::<u64>().write_volatile(due | generation);

@@ -68,7 +68,7 @@ pub struct Grant {
     pub shared: u32,
     /// Rule slot.
     pub rule: u32,
-    /// Zero.
+    /// Flows that the backend's rules, all of them, have reserved for destinations.
     pub reserved: u32,
 }
 layout!(Grant, 16);
