@@ -260,9 +260,9 @@ fn in_rate(quota: *mut Quota, limits: &Limits, tick: Tick) -> bool {
         // SAFETY: a word of an array element.
         unsafe {
             let due = atomic::load(&raw const (*quota).due);
-            // A debt that was run up under more generous limits counts up to what these allow.
-            let most = (now + limits.tolerance).saturating_sub(limits.interval);
-            let from = if due > most { most } else { due };
+            // A debt that was run up under more generous limits counts as far as these allow one.
+            let most = now + limits.tolerance;
+            let from = if due > most { most.saturating_sub(limits.interval) } else { due };
             let from = if from > now { from } else { now };
             if from + limits.interval > now + limits.tolerance {
                 return false;

@@ -243,6 +243,24 @@ fn a_connection_that_opens_again_is_within_the_rate() {
     assert_eq!(quota(&lab).half_open, 1);
 }
 
+/// A burst under generous limits is no debt under others.
+#[test]
+fn a_rate_that_is_raised_counts_at_once() {
+    let interval = 1000u64 << tick::TICK_SHIFT;
+    let mut lab = lab(Limits { interval, tolerance: 50 * interval, ..Limits::default() });
+    for port in 1..=50 {
+        assert_eq!(udp(&lab, port, DNS), Reason::TranslatedOut);
+    }
+    assert_eq!(udp(&lab, 51, DNS), Reason::RateLimit);
+    let mut rule = lab.maps.rules.get(&0, 0).expect("rule");
+    (rule.limits.interval, rule.limits.tolerance) = (1 << tick::TICK_SHIFT, 4 << tick::TICK_SHIFT);
+    lab.maps.rules.set(0, rule, 0).expect("rule");
+    assert_eq!(udp(&lab, 51, DNS), Reason::TranslatedOut);
+    assert_eq!(udp(&lab, 52, DNS), Reason::RateLimit);
+    lab.wait(1).expect("clock");
+    assert_eq!(udp(&lab, 52, DNS), Reason::TranslatedOut);
+}
+
 #[test]
 fn reserved_places_stay_free_for_their_destination() {
     let mut limits = Limits { max_flows: 6, reserved: 2, ..Limits::default() };

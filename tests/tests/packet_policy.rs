@@ -3,13 +3,13 @@
 
 use nat_common::abi::counters::Reason;
 use nat_tests::{
-    case::leaving,
+    case::{arriving, leaving},
     harness::{
         Lab, World,
-        world::{Act, FRONTEND, PUBLIC, Policy, SERVER, SERVER2, SILENT, STRANGER, WEB},
+        world::{Act, DB, FRONTEND, PUBLIC, Policy, SERVER, SERVER2, SILENT, STRANGER, WEB},
     },
     ledger::Ledger,
-    packet::{ACK, Packet, RST, SYN, UNREACHABLE, diff::diff},
+    packet::{ACK, FIN, Link, PSH, Packet, RST, SYN, UNREACHABLE, diff::diff},
 };
 
 const OK: u32 = 0;
@@ -225,4 +225,44 @@ fn the_guard_keeps_a_flow_s_address_with_an_instance_ip() {
     assert_eq!(reason(&lab, 0, &answer), Reason::NeighbourUnresolved);
     gets_out_as(&lab, &answer, &answer.clone().from((PUBLIC, 22)), &[("guard_translated", 1)]);
     lab.audit().expect("audit");
+}
+
+/// An instance IP: who outside pretends to be inside, and a segment that opens although it does not look so.
+#[test]
+fn an_instance_ip_is_no_way_in_for_neighbours_addresses_or_odd_segments() {
+    let policy = Policy::new(Act::DenyInbound, &[([0; 4], 0)]).only(1, &[22]);
+    let world =
+        World { instances: vec![(WEB, PUBLIC)], ..World::default().policies(std::slice::from_ref(&policy)) };
+    let lab = Lab::new(world).expect("lab");
+    for source in [DB, WEB, [127, 0, 0, 1], [0, 0, 0, 1], [224, 0, 0, 1]] {
+        let packet = Packet::udp((source, 53), (PUBLIC, 53));
+        assert_eq!(reason(&lab, 1, &packet), Reason::InvalidSource, "{source:?}");
+    }
+    let ssh = (PUBLIC, 22);
+    for flags in [SYN, SYN | FIN, SYN | PSH] {
+        assert_eq!(reason(&lab, 1, &Packet::tcp((SERVER, 5000), ssh, flags)), Reason::Denied, "{flags:#x}");
+    }
+    for flags in [ACK, SYN | ACK, FIN | ACK, RST] {
+        assert_eq!(
+            reason(&lab, 1, &Packet::tcp((SERVER, 5000), ssh, flags)),
+            Reason::InstanceIn,
+            "{flags:#x}"
+        );
+    }
+}
+
+/// What was sent to another router on the same link is not ours to answer.
+#[test]
+fn a_frame_for_another_address_is_not_answered() {
+    for style in [1, 3] {
+        let lab = Lab::new(World { guaranteed: 0, on_refusal: style, ..World::default() }).expect("lab");
+        let packet = Packet::tcp(CLIENT, (SERVER, 80), SYN);
+        let link = arriving(&lab.world, 0, &packet);
+        assert!(lab.send(0, &packet).expect("one verdict").sent.is_some());
+        for destination in [[2, 0, 0, 0, 0, 0x77], [0xff; 6]] {
+            let seen =
+                lab.send(0, &packet.clone().link(Link { destination, ..link.clone() })).expect("one verdict");
+            assert_eq!((seen.reason, seen.sent.is_some()), (Reason::TableShare, false));
+        }
+    }
 }

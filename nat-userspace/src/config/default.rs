@@ -9,7 +9,7 @@ use toml::Spanned;
 use super::{
     allocation::few_addresses,
     decode::Report,
-    gateway::{Allocation, Backend, OutboundRule, Protocol, Refusal},
+    gateway::{Allocation, Backend, InstanceIp, OutboundRule, Protocol, Refusal},
     references::frontends,
     rules::{PlacedRule, Used, idle_timeout},
     schema::DefaultSection,
@@ -21,6 +21,7 @@ pub(super) fn rules(
     section: &DefaultSection,
     on_refusal: Refusal,
     rules: usize,
+    instance_ips: &[InstanceIp],
     objects: &Objects,
     used: &mut Used,
     report: &mut Report,
@@ -37,7 +38,9 @@ pub(super) fn rules(
     few_addresses(&template, section.frontends.as_ref(), objects, report);
     let mut placed = Vec::new();
     for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Icmp] {
-        let backends = uncovered(protocol, objects, used);
+        let mut backends = uncovered(protocol, objects, used);
+        // The last resort: whichever comes first of the others, an instance IP comes before it.
+        backends.retain(|backend| instance_ips.iter().all(|ip| ip.backend != backend.address));
         if backends.is_empty() {
             continue;
         }

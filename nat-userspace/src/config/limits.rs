@@ -2,7 +2,7 @@
 //! What each backend of a rule may use up: in all, and towards certain destinations.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     net::Ipv4Addr,
     ops::{Range, RangeInclusive},
 };
@@ -200,22 +200,34 @@ pub(super) fn check_table(sections: &[RuleSection], gateway: &Gateway, report: &
         gateway.pools.iter().flat_map(|pool| &pool.backends).map(|backend| backend.address).collect();
     let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
     let (guaranteed, _) = table_shares(gateway.max_flows, count);
+    let mut reserved: HashMap<Ipv4Addr, u64> = HashMap::new();
     for (section, rule) in sections.iter().zip(&gateway.rules) {
-        let reserved: u64 = rule.destinations.iter().map(|limit| u64::from(limit.reserved)).sum();
-        let Some(first) = section.destinations.first().filter(|_| reserved > u64::from(guaranteed)) else {
+        let sum: u64 = rule.destinations.iter().map(|limit| u64::from(limit.reserved)).sum();
+        let Some(first) = section.destinations.first().filter(|_| sum > 0) else { continue };
+        let most = gateway.backends_of(rule).iter().map(|backend| {
+            let all = reserved.entry(backend.address).or_default();
+            *all += sum;
+            *all
+        });
+        let most = most.max().unwrap_or(0);
+        if most <= u64::from(guaranteed) {
             continue;
-        };
+        }
         let message = format!(
-            "rule `{}` reserves {} flows for each backend, of which the table guarantees {}: {} flows / 2 / {} backends",
+            "{} flows are reserved for each backend of rule `{}`, all its rules together, of which the table guarantees {}: \
+             {} flows / 2 / {} backends",
+            grouped(most),
             rule.name,
-            grouped(reserved),
             grouped(guaranteed),
             grouped(gateway.max_flows),
             grouped(count)
         );
-        report.error(first.span.clone(), message).help(format!(
-            "lower `reserved_flows`, or set `gateway.max_flows = {}` or more",
-            reserved * 2 * u64::from(count)
-        ));
+        let needed = most * 2 * u64::from(count);
+        let help = if needed <= u64::from(MOST_FLOWS) {
+            format!("lower `reserved_flows`, or set `gateway.max_flows = {needed}` or more")
+        } else {
+            "lower `reserved_flows`".to_owned()
+        };
+        report.error(first.span.clone(), message).help(help);
     }
 }

@@ -104,7 +104,15 @@ fn check(text: &str, report: &mut Report) -> Option<Gateway> {
     let instance_ips = instance::instance_ips(&file, &objects, report);
     let mut placed = rules::rules(&file.rules, on_refusal, &objects, &mut used, report);
     if let Some(section) = &file.default {
-        placed.extend(default::rules(section, on_refusal, file.rules.len(), &objects, &mut used, report));
+        placed.extend(default::rules(
+            section,
+            on_refusal,
+            file.rules.len(),
+            &instance_ips,
+            &objects,
+            &mut used,
+            report,
+        ));
     }
     unused::warn_unused(&file, &objects, &used, &instance_ips, report);
     if report.has_errors() {

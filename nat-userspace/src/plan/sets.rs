@@ -31,6 +31,14 @@ pub(super) fn fill(gateway: &Gateway, previous: &PortPlan, laid: &Laid, plan: &m
     let places = place(previous, own.chain(&laid.shared), plan);
     let number = |key: &SetKey| places.get(key).map_or(0, |slot| slot + 1);
     let shared_numbers: Vec<u32> = laid.shared.iter().map(number).collect();
+    let mut reserved: HashMap<Ipv4Addr, u32> = HashMap::new();
+    for rule in &gateway.rules {
+        let sum = rule.destinations.iter().fold(0, |sum, to| u32::saturating_add(sum, to.reserved));
+        for backend in gateway.backends_of(rule).iter().filter(|_| sum > 0) {
+            let all = reserved.entry(backend.address).or_default();
+            *all = all.saturating_add(sum);
+        }
+    }
     for (rule, of_rule) in gateway.rules.iter().zip(&laid.backends) {
         let rule_slot = plan.rule_slot(&rule.name).unwrap_or_default();
         for (backend, sets) in gateway.backends_of(rule).iter().zip(of_rule) {
@@ -40,7 +48,7 @@ pub(super) fn fill(gateway: &Gateway, previous: &PortPlan, laid: &Laid, plan: &m
                     own: own.as_ref().map_or(0, number),
                     shared: shared.map_or(0, |index| shared_numbers[index]),
                     rule: rule_slot,
-                    reserved: 0,
+                    reserved: reserved.get(&backend.address).copied().unwrap_or(0),
                 };
             }
         }

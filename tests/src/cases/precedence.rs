@@ -124,7 +124,7 @@ fn from_outside() -> Vec<Case> {
             .accepts(),
         Case::new(
             "rule_first_no_place_and_nobody_outside_hears_it",
-            World { guaranteed: 1, on_refusal: 1, ..rule_first() },
+            World { guaranteed: 2, on_refusal: 1, ..rule_first() },
         )
         .accepts()
         .outside(Packet::udp(VISITOR, (PUBLIC, 53)))

@@ -126,7 +126,9 @@ pub(super) fn backends(world: &World, maps: &mut Maps) -> Result<()> {
         let pool = world.pools.iter().position(|pool| pool.backends.contains(&backend.address));
         for (class, runs) in (0u32..).zip(&backend.ports) {
             let own = if runs.is_empty() { 0 } else { add(maps, set_of(runs, false)?)? };
-            let grant = Grant { own, shared: pool.map_or(0, |pool| shared[pool]), ..Grant::default() };
+            let reserved = world.limits.map_or(0, |limits| limits.reserved);
+            let shared = pool.map_or(0, |pool| shared[pool]);
+            let grant = Grant { own, shared, reserved, ..Grant::default() };
             maps.grants.set(banked(0, grant_slot(slot, class)), grant, 0)?;
         }
     }
