@@ -36,15 +36,17 @@ use crate::{
 pub(crate) struct Arrival {
     /// Slot of the logical interface.
     pub(crate) slot: u32,
-    /// `ROLE_*`.
+    /// `ROLE_*`, and [`JUDGED`].
     pub(crate) role: u32,
     /// Interface index; for routing, and only then, it must be the logical one.
     pub(crate) ifindex: u32,
     /// The time.
     pub(crate) now: Tick,
-    /// 1: the packet may open a flow again that is over.
-    pub(crate) judged: u32,
 }
+
+/// [`Arrival::role`]: the packet may open a flow again that is over. Here, because another word on the entry point's stack
+/// is felt by every packet.
+pub(crate) const JUDGED: u32 = 1 << 31;
 
 /// Finds the port by the device and the VLAN tags.
 #[inline(always)]

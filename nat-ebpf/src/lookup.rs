@@ -21,7 +21,7 @@ use nat_common::{
 
 use crate::{
     atomic,
-    classify::Arrival,
+    classify::{Arrival, JUDGED},
     maintain,
     maps::{FLOWS, RULES},
     opening,
@@ -109,7 +109,7 @@ pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, arrival: &mut Arrival) -> 
             if code != opening::ALLOWED {
                 return Err(Verdict::from_code(code));
             }
-            arrival.judged = 1;
+            arrival.role |= JUDGED;
             done = maintain::natgw_maintain(ctx, parsed, arrival);
         }
         if done == maintain::REMOVE {

@@ -22,7 +22,7 @@ use nat_common::{
 
 use crate::{
     allocate,
-    classify::Arrival,
+    classify::{Arrival, JUDGED},
     constants, event, limits,
     lookup::{expired, swap_word, word},
     maps::{CONTROL, FLOWS, RULES, SEARCH},
@@ -123,7 +123,7 @@ pub(crate) extern "C" fn natgw_maintain(
     }
     if over || (opening && class == CLASS_TCP && state::reopens(state, flags)) {
         if outbound
-            && arrival.judged == 0
+            && arrival.role & JUDGED == 0
             && (control.features & FEATURE_POLICY != 0 || half & HALF_LIMITED != 0)
         {
             return JUDGE;
