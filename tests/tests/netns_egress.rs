@@ -69,6 +69,16 @@ fn the_walk_through_of_an_egress_only_gateway() -> Result<()> {
     })
     .with_context(|| problems(&gateway).unwrap_or_default())?;
     ensure!(!problems(&gateway)?.contains("vm2"), "{}", problems(&gateway)?);
+    let refused = gateway.json(&["stats"])?["refusals"].take();
+    let row = &refused[0];
+    ensure!(
+        refused.as_array().is_some_and(|rows| rows.len() == 1)
+            && row["backend"] == VMS[0]
+            && row["name"] == "vm1"
+            && row["no_outbound_rule"].as_u64() >= Some(1)
+            && row["no_port"] == 0,
+        "{refused:#}"
+    );
     ensure!(echo.peers().is_empty() && gateway.flows()?.is_empty());
 
     // What the rule will change is known before.
@@ -89,6 +99,11 @@ fn the_walk_through_of_an_egress_only_gateway() -> Result<()> {
     let seen = echo.addresses();
     ensure!(seen.len() == 1 && seen[0].to_string() == FRONTEND, "the server saw {seen:?}");
     ports(&gateway)?;
+    // It is told what is wrong now; what was wrong stays in the counters.
+    let said = problems(&gateway)?;
+    ensure!(!said.contains("refused") && !said.contains("no outbound rule"), "{said}");
+    let stats = gateway.json(&["stats"])?;
+    ensure!(stats["refusals"][0]["no_outbound_rule"].as_u64() >= Some(1), "{stats:#}");
     let idle = gateway.json(&["status"])?;
     let timeouts = &idle["rules"][0]["timeouts_seconds"];
     ensure!(timeouts["established"] == 900, "{timeouts}");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The ports that this host keeps for itself, for the commands that plan.
+//! What this host keeps for itself, and what is taken from it, for the commands that plan.
 
 use std::io::{self, Write as _};
 
@@ -20,7 +20,10 @@ use crate::{
 pub(super) fn keep_ports(gateway: &mut Gateway, name: Option<&str>) -> Result<Vec<String>> {
     let instance = Instance::new(name.unwrap_or(&gateway.name));
     let kept = match instance.and_then(|instance| facts::of_this_host(&instance)) {
-        Ok(facts) => config::keep_host_ports(gateway, &facts),
+        Ok(facts) => {
+            config::taken_from_host(gateway, &facts).iter().try_for_each(|sentence| say(sentence))?;
+            config::keep_host_ports(gateway, &facts)
+        }
         Err(error) => {
             say(&format!("natgw: planned as if no frontend were an address of this host: {error:#}"))?;
             return Ok(Vec::new());

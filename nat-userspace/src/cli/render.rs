@@ -99,6 +99,14 @@ impl Cell {
         }
         Cow::Borrowed(&self.1)
     }
+
+    /// The first line only, with a sign that there are more: errors of a configuration quote it.
+    fn first_line(&self) -> Self {
+        let text = self.1.trim();
+        let first = text.lines().next().unwrap_or_default();
+        let more = if text.contains('\n') { " …" } else { "" };
+        Self(self.0, format!("{}{more}", first.trim_end()))
+    }
 }
 
 /// Makes the cell of a row.
@@ -252,7 +260,7 @@ fn shortened(text: Cow<'_, str>, width: usize) -> Cow<'_, str> {
     Cow::Owned(kept + "…")
 }
 
-/// Writes `label` and `text`, which continues on further lines below itself where it is too long.
+/// Writes `label` and the first line of `value`, which continues on further lines below itself where it is too long.
 ///
 /// # Errors
 ///
@@ -261,7 +269,7 @@ pub fn fact(out: &mut dyn Write, style: Style, label: &str, value: &Cell) -> io:
     const INDENT: usize = 14;
     let mut start = style.paint(Paint::Strong, label).into_owned();
     let mut used = width_of(label);
-    for piece in wrapped(&value.text(), WIDTH - INDENT) {
+    for piece in wrapped(&value.first_line().text(), WIDTH - INDENT) {
         let padding = INDENT.saturating_sub(used).max(1);
         writeln!(out, "{start}{:padding$}{}", "", style.paint(value.0, &piece))?;
         (start, used) = (String::new(), 0);

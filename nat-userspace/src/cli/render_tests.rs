@@ -145,3 +145,15 @@ proptest! {
         prop_assert_eq!(letters(&text), format!("label{}", words.concat()));
     }
 }
+
+#[test]
+fn of_an_error_of_several_lines_the_first_is_shown() {
+    let shown = |text: &str| {
+        let mut out = Vec::new();
+        fact(&mut out, Style::PLAIN, "error", &text.into()).expect("memory");
+        String::from_utf8(out).expect("text")
+    };
+    assert_eq!(shown("one\r\n   |\n17 | x\n"), "error         one …\n");
+    assert_eq!(shown("one\n"), "error         one\n");
+    assert_eq!(shown("a\x1b[2Jb\nc"), "error         a\u{fffd}[2Jb …\n");
+}

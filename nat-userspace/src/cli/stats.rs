@@ -15,6 +15,7 @@ use crate::{
     datapath::tables::{TableError, Tables},
     view::{
         instance::Instance,
+        refusals::Refusals,
         stats::{FATES, Reading, Stats},
     },
 };
@@ -113,6 +114,10 @@ fn print(
         rows.extend(reasons.filter(|reason| all || stats.verdicts.of(*reason) > 0).map(Row::Reason));
     }
     render::table(out, format.style, &columns(stats), &rows)?;
+    if !stats.refusals.is_empty() {
+        writeln!(out)?;
+        render::table(out, format.style, &refusals(), &stats.refusals)?;
+    }
     Ok(footer(out, format.style, stats)?)
 }
 
@@ -146,6 +151,19 @@ fn columns(stats: &Stats) -> Columns<'_, Row> {
             Row::Reason(reason) => Cell(Paint::Dim, reason.help().to_owned()),
         })
         .wraps()
+}
+
+/// What each backend was refused: packets under the first two reasons, new flows under the others.
+fn refusals() -> Columns<'static, Refusals> {
+    let count = |count: u64| units::grouped(count);
+    Columns::<Refusals>::default()
+        .text("REFUSED BACKEND", |row| row.backend.into())
+        .text("NAME", |row| row.name.clone().unwrap_or_default().into())
+        .number("NO RULE", move |row| count(row.no_outbound_rule).into())
+        .number("POLICY", move |row| count(row.policy).into())
+        .number("LIMIT", move |row| count(row.limit).into())
+        .number("NO PORT", move |row| count(row.no_port).into())
+        .number("TABLE", move |row| count(row.table).into())
 }
 
 /// A rate as a short count.

@@ -62,6 +62,7 @@ pub(super) fn frontends(sections: &[FrontendSection], report: &mut Report) -> (V
                 .as_ref()
                 .map(|list| given_ports(list, report))
                 .unwrap_or_default(),
+            reserved_on: Vec::new(),
             host_ports: host_ports(section.host_ports.as_ref(), report),
         };
         if let HostPorts::Range(range) = frontend.host_ports {

@@ -145,10 +145,21 @@ pub struct Frontend {
     pub name: String,
     /// Addresses with prefixes expanded, in the order of the file.
     pub addresses: Vec<Ipv4Addr>,
-    /// Ports that are never given to backends; `host_ports` included once it is known.
+    /// Ports that are never given to backends, on all its addresses; a range of `host_ports` included.
     pub reserved: Vec<PortRange>,
+    /// Ports that are never given to backends on one address: the host's own, once they are known.
+    pub reserved_on: Vec<(Ipv4Addr, PortRange)>,
     /// Ports that stay the host's own.
     pub host_ports: HostPorts,
+}
+
+impl Frontend {
+    /// Ports of `address`, one of its own, that are never given to backends. They may overlap.
+    #[must_use]
+    pub fn reserved_of(&self, address: Ipv4Addr) -> Vec<PortRange> {
+        let here = self.reserved_on.iter().filter(|(on, _)| *on == address).map(|(_, range)| *range);
+        self.reserved.iter().copied().chain(here).collect()
+    }
 }
 
 /// `host_ports` of a frontend.

@@ -40,7 +40,7 @@ pub use self::{
         OutboundRule, Policy, PolicyDirection, Pool, PortRange, Precedence, Protocol, Refusal, Selection,
         XdpMode,
     },
-    host::{HostFacts, keep_host_ports},
+    host::{HostFacts, keep_host_ports, taken_from_host},
     report::{ConfigError, Diagnostic, Place, Severity, Source, Warning},
     values::grouped,
 };

@@ -98,6 +98,10 @@ impl PlanError {
     pub fn help(&self, gateway: &Gateway) -> Option<String> {
         let dynamic = |rule: usize| gateway.rules[rule].allocation == Allocation::Dynamic;
         match self {
+            // Ports are given in blocks of 8.
+            Self::OverCommitted { at_most: Some(..8), .. } => Some(
+                "reserve or exclude fewer ports, have fewer backends, or add frontend addresses".to_owned(),
+            ),
             Self::OverCommitted { at_most: Some(ports), rules, .. } => {
                 let (key, each) = match rules.first() {
                     Some(rule) if dynamic(*rule) => ("min_ports", DYNAMIC_PORTS),

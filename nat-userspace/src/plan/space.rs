@@ -171,17 +171,19 @@ impl Space {
         let mut addresses = Vec::new();
         let mut free: Vec<[Runs; CLASS_COUNT]> = Vec::new();
         for frontend in &gateway.frontends {
-            let runs = Runs::first(STATIC_PORTS).without(&frontend.reserved);
-            addresses.extend(&frontend.addresses);
-            free.extend(frontend.addresses.iter().map(|_| std::array::from_fn(|_| runs.clone())));
+            for address in &frontend.addresses {
+                let runs = Runs::first(STATIC_PORTS).without(&frontend.reserved_of(*address));
+                addresses.push(*address);
+                free.push(std::array::from_fn(|_| runs.clone()));
+            }
         }
         let index: HashMap<Ipv4Addr, usize> =
             addresses.iter().enumerate().map(|(index, address)| (*address, index)).collect();
         let of_rule = |rule| gateway.addresses_of(rule).map(|address| index[&address]).collect();
         for rule in gateway.rules.iter().filter(|rule| rule.allocation == Allocation::Dynamic) {
             for frontend in rule.frontends.iter().map(|frontend| &gateway.frontends[*frontend]) {
-                let runs = Runs::first(DYNAMIC_PORTS).without(&frontend.reserved);
                 for address in &frontend.addresses {
+                    let runs = Runs::first(DYNAMIC_PORTS).without(&frontend.reserved_of(*address));
                     for class in rule.protocol.classes() {
                         free[index[address]][*class as usize] = runs.clone();
                     }
@@ -260,6 +262,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::Frontend;
 
     fn runs_of(taken: &[bool]) -> Runs {
         let mut runs = Runs(Vec::new());
@@ -292,6 +295,31 @@ mod tests {
         assert_eq!(runs.above(1034).0, [(1034, 6), (1056, 32)]);
         assert_eq!(runs.within(1024, 40).0, [(1032, 8), (1056, 8)]);
         assert_eq!(Runs::first(DYNAMIC_PORTS).without(&[range(65_535, 65_535)]).total(), DYNAMIC_PORTS - 8);
+    }
+
+    #[test]
+    fn what_the_host_keeps_is_missing_on_its_own_address_only() {
+        let addresses = [Ipv4Addr::new(203, 0, 113, 10), Ipv4Addr::new(203, 0, 113, 11)];
+        let range = |first, last| PortRange { first, last };
+        let frontend = Frontend {
+            addresses: addresses.to_vec(),
+            reserved: vec![range(1024, 1031)],
+            reserved_on: vec![(addresses[1], range(32_768, 60_999))],
+            ..Frontend::default()
+        };
+        let free = |address| Runs::first(STATIC_PORTS).without(&frontend.reserved_of(address)).total();
+        assert_eq!(addresses.map(free), [STATIC_PORTS - 8, STATIC_PORTS - 8 - 28_232]);
+
+        let text = "[gateway]\ninside = ['lan0']\noutside = ['wan0']\n[[frontend]]\nname = 'fe'\n\
+                    addresses = ['203.0.113.10', '203.0.113.11']\n[[pool]]\nname = 'web'\n\
+                    backends = ['10.0.0.4']\n[[outbound_rule]]\nname = 'out'\npool = 'web'\nfrontends = ['fe']\n";
+        for (allocation, all) in [("static", STATIC_PORTS), ("dynamic", DYNAMIC_PORTS)] {
+            let text = format!("{text}allocation = '{allocation}'\n");
+            let (mut gateway, _) = crate::config::parse("natgw.toml", text).expect("it is right");
+            gateway.frontends[0] = frontend.clone();
+            let space = Space::new(&gateway);
+            assert_eq!(space.supply(0, 0), u64::from(2 * (all - 8) - 28_232), "{allocation}");
+        }
     }
 
     proptest! {

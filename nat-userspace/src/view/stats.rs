@@ -15,7 +15,10 @@ use nat_common::abi::{
 };
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use super::instance::Instance;
+use super::{
+    instance::Instance,
+    refusals::{self, Refusals},
+};
 
 /// Counters of all CPUs together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,6 +209,8 @@ pub struct Stats {
     pub internals: Internals,
     /// Policies.
     pub policies: Vec<PolicyCount>,
+    /// Backends that were refused anything.
+    pub refusals: Vec<Refusals>,
     /// Flow table.
     pub table: TableCounts,
     /// Whether the verdicts add up.
@@ -259,6 +264,7 @@ impl Stats {
                 refusals_reset: sum.refusals_reset,
             },
             policies: policies(instance),
+            refusals: refusals::rows(instance),
             table: TableCounts { flows, burst, swept, taken_over },
             integrity,
             rates: None,

@@ -214,7 +214,7 @@ impl Status {
             events: daemon.map_or_else(Vec::new, |daemon| lines(&daemon.events)),
         };
         status.problems = status.find_problems();
-        status.problems.extend(super::refusals::problems(instance));
+        status.problems.extend(super::refusals::problem(instance));
         status
     }
 

@@ -325,21 +325,55 @@ fn a_flow_on_an_instance_ip_holds_no_snat_port() {
 }
 
 #[test]
-fn who_was_refused_is_named() {
+fn who_lacks_a_rule_is_named_while_it_does() {
     let mut instance = example::instance();
-    assert_eq!(super::refusals::problems(&instance), [] as [&str; 0]);
-    instance.backend_states[1].refused_rule = 7;
+    assert_eq!(super::refusals::problem(&instance), None);
     instance.backend_states[0].refused_policy = 1;
     instance.grant_states[grant_slot(0, CLASS_UDP) as usize].refused_limit = 2;
-    instance.grant_states[grant_slot(2, CLASS_TCP) as usize].refused_limit = 30;
+    instance.backend_states[1].refused_rule = 7;
+    assert_eq!(super::refusals::problem(&instance), None, "db1 has ports of every protocol");
+    let udp = grant_slot(1, CLASS_UDP) as usize;
+    let before = std::mem::replace(&mut instance.grants[udp], bytemuck::Zeroable::zeroed());
+    let said = super::refusals::problem(&instance);
     assert_eq!(
-        super::refusals::problems(&instance),
-        [
-            "7 packets of backend db1 (10.0.2.7) refused: no outbound rule covers it",
-            "1 packets of backend 10.0.0.4 refused: a policy is against it",
-            "32 new flows of backends 10.0.1.1, 10.0.0.4 refused: a limit of its rule",
-        ]
+        said.as_deref(),
+        Some("7 packets of backend db1 (10.0.2.7) refused: no outbound rule covers it")
     );
+    // The third backend has ports of TCP only.
+    instance.backend_states[2].refused_rule = 30;
+    let said = super::refusals::problem(&instance).expect("two of them");
+    assert!(said.starts_with("37 packets of backends 10.0.1.1, db1 (10.0.2.7) refused: "), "{said}");
+    instance.grants[udp] = before;
+    let said = super::refusals::problem(&instance).expect("one of them");
+    assert!(said.starts_with("30 packets of backend 10.0.1.1 refused: "), "{said}");
+}
+
+#[test]
+fn refusals_are_counted_by_backend() {
+    let mut instance = example::instance();
+    instance.backend_states[1].refused_rule = 7;
+    instance.backend_states[1].refused_policy = 1;
+    instance.grant_states[grant_slot(1, CLASS_UDP) as usize].refused_limit = 2;
+    instance.grant_states[grant_slot(1, CLASS_TCP) as usize].refused_limit = 30;
+    instance.grant_states[grant_slot(1, CLASS_TCP) as usize].refused_table = 5;
+    let rows = super::refusals::rows(&instance);
+    let counts = rows.iter().map(|row| {
+        (
+            row.backend,
+            row.name.as_deref(),
+            row.no_outbound_rule,
+            row.policy,
+            row.limit,
+            row.no_port,
+            row.table,
+        )
+    });
+    assert_eq!(
+        counts.collect::<Vec<_>>(),
+        [(BACKEND.into(), None, 0, 0, 0, 1234, 0), (DB1.into(), Some("db1"), 7, 1, 32, 0, 5)]
+    );
+    instance.backends[1].status = 2;
+    assert_eq!(super::refusals::rows(&instance).len(), 1, "a backend that drains is not listed");
 }
 
 #[test]

@@ -92,8 +92,11 @@ fn ports_of_the_host_are_kept_once() {
     let facts = HostFacts { addresses: vec![Ipv4Addr::new(203, 0, 113, 11)], ephemeral: range(32768, 60999) };
     let mut automatic = gateway("", "");
     let said = keep_host_ports(&mut automatic, &facts);
-    assert_eq!(automatic.frontends[0].reserved, [range(32768, 60999)]);
-    assert!(automatic.frontends[1].reserved.is_empty());
+    let [other, own] = [Ipv4Addr::new(203, 0, 113, 10), Ipv4Addr::new(203, 0, 113, 11)];
+    assert_eq!(automatic.frontends[0].addresses, [other, own]);
+    assert_eq!(automatic.frontends[0].reserved_of(own), [range(32768, 60999)]);
+    assert!(automatic.frontends[0].reserved_of(other).is_empty(), "only the host's own address");
+    assert!(automatic.frontends[1].reserved_on.is_empty());
     assert!(
         said.len() == 1 && said[0].starts_with("frontend `fe`: 203.0.113.11 is an address of this host"),
         "{said:?}"
@@ -109,12 +112,33 @@ fn ports_of_the_host_are_kept_once() {
         told.frontends[0].host_ports = host_ports;
         assert!(keep_host_ports(&mut told, &facts).is_empty());
         assert_eq!(told.frontends[0].reserved, reserved);
+        assert!(told.frontends[0].reserved_on.is_empty());
+        assert_eq!(told.frontends[0].reserved_of(other), reserved);
     }
 
     let low = HostFacts { ephemeral: range(1, 1030), ..facts };
     let mut clipped = gateway("", "");
     keep_host_ports(&mut clipped, &low);
-    assert_eq!(clipped.frontends[0].reserved, [range(1024, 1030)]);
+    assert_eq!(clipped.frontends[0].reserved_on, [(own, range(1024, 1030))]);
+}
+
+#[test]
+fn an_instance_ip_takes_the_host_s_address() {
+    let mut taken = gateway("", "");
+    let [own, other] = [Ipv4Addr::new(203, 0, 113, 1), Ipv4Addr::new(203, 0, 113, 2)];
+    let backend = Ipv4Addr::new(10, 0, 0, 4);
+    taken.instance_ips = vec![InstanceIp { backend, address: other }];
+    let facts = HostFacts { addresses: vec![own], ephemeral: range(32768, 60999) };
+    assert!(taken_from_host(&taken, &facts).is_empty());
+    taken.instance_ips.push(InstanceIp { backend, address: own });
+    let said = taken_from_host(&taken, &facts);
+    assert!(
+        said.len() == 1
+            && said[0].starts_with(
+                "instance IP 203.0.113.1 is an address of this host: all that arrives for it goes to backend 10.0.0.4, "
+            ),
+        "{said:?}"
+    );
 }
 
 #[test]

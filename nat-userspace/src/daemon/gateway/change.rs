@@ -34,8 +34,10 @@ impl Gateway {
         devices: &[Device],
         journal: &mut Journal,
     ) -> Result<()> {
-        let kept = config::keep_host_ports(&mut config, &facts::facts(devices, &self.host)?);
+        let facts = facts::facts(devices, &self.host)?;
+        let kept = config::keep_host_ports(&mut config, &facts);
         kept.iter().for_each(|sentence| info!("{sentence}"));
+        config::taken_from_host(&config, &facts).iter().for_each(|sentence| warn!("{sentence}"));
         let tables = Tables::open(self.instance.name())?;
         let reading = tables.instance()?;
         let slots = (0..)

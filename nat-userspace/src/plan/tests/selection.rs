@@ -138,6 +138,26 @@ fn rules_without_choice_come_before_those_with() {
 }
 
 #[test]
+fn nobody_is_told_to_ask_for_no_ports() {
+    let mut gateway = simple(7, 1, 8);
+    let help = |gateway: &Gateway| {
+        plan(gateway, None, &NoFlows).expect_err("it does not fit").help(gateway).expect("a way out")
+    };
+    // Six blocks of 8 are left for seven backends.
+    gateway.frontends[0].reserved = vec![range(1024 + 48, u16::MAX)];
+    assert_eq!(
+        help(&gateway),
+        "reserve or exclude fewer ports, have fewer backends, or add frontend addresses"
+    );
+    gateway.rules[0].ports_per_backend = 24;
+    gateway.frontends[0].reserved = vec![range(1024 + 56, u16::MAX)];
+    assert_eq!(
+        help(&gateway),
+        "set `ports_per_backend = 8` or less, or add frontend addresses (64,000 ports each)"
+    );
+}
+
+#[test]
 fn reserved_ports_take_their_blocks_and_are_not_counted() {
     let mut gateway = simple(7, 1, 9_136);
     gateway.frontends[0].reserved = vec![range(2001, 2001)];

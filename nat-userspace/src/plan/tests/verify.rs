@@ -64,7 +64,7 @@ fn check_set(gateway: &Gateway, rule: &OutboundRule, set: &PortSet) {
         assert!(count > 0 && count.is_multiple_of(8) && first.is_multiple_of(8));
         assert!(first >= 1024 && first + count <= end);
         let frontend = gateway.frontends.iter().find(|fe| fe.addresses.contains(&segment.address.into()));
-        let reserved = &frontend.expect("a frontend").reserved;
+        let reserved = frontend.expect("a frontend").reserved_of(segment.address.into());
         for range in reserved.iter().chain(&rule.excluded) {
             let (from, to) = (u32::from(range.first) / 8 * 8, u32::from(range.last) / 8 * 8 + 8);
             assert!(first + count <= from || first >= to, "{range:?} is in {segment:?}");
