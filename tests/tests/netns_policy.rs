@@ -89,8 +89,11 @@ fn what_is_denied_is_told_as_configured() -> Result<()> {
         let row = row.with_context(|| format!("no row of {name}: {policies:#?}"))?;
         ensure!(row["packets"].as_u64() >= Some(3), "{row}");
     }
-    let said = gateway.json(&["status"])?["problems"].to_string();
-    ensure!(said.contains("10.0.0.4") && said.contains("a policy is against it"), "{said}");
+    let refusals = stats["refusals"].as_array().context("refusals")?;
+    let row = refusals.iter().find(|row| row["backend"] == "10.0.0.4").context("no row of the backend")?;
+    ensure!(row["policy"].as_u64() >= Some(8) && row["no_outbound_rule"] == 0, "{row}");
+    let problems = gateway.json(&["status"])?["problems"].to_string();
+    ensure!(problems == "[]", "what is denied as configured is no problem: {problems}");
     Ok(())
 }
 
