@@ -38,7 +38,7 @@ use crate::{
 const PROBES: u32 = 2;
 /// Ticks for which a collision makes the records be asked first (about 8 s).
 const PRESSURE_TICKS: Tick = 16;
-/// Most ports tried for one packet: what was learnt stays in the records (about 1 ms).
+/// Most ports tried for one packet: what was learnt stays in the records.
 pub(crate) const MOST_TRIES: u32 = 8192;
 /// Most steps of one search.
 const MOST_STEPS: u32 = 65_536;

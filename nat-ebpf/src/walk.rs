@@ -31,7 +31,7 @@ use crate::{
     verdict,
 };
 
-/// Most ports looked at for one packet (about 0.4 ms).
+/// Most ports looked at for one packet.
 const MOST_WALKED: u32 = 4096;
 
 /// Whether the time has come for some flow: then [`PHASE_WALK`], else [`NO_PORT`].

@@ -20,30 +20,13 @@ use nat_common::{
 use nat_tests::{
     case::arriving,
     harness::{
-        Action, Lab, World,
+        Action, Lab, World, together,
         world::{DB, FRONTEND, SERVER, WEB},
     },
     packet::{ACK, FIN, Packet, RST, SYN, verify::verify},
 };
 
 const THREADS: usize = 2;
-
-/// Runs `work(thread)` on both threads, in the lab's namespace, starting together.
-fn together<T: Send>(lab: &Lab, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    let barrier = Barrier::new(THREADS);
-    thread::scope(|scope| {
-        let start = |number| {
-            let (barrier, work) = (&barrier, &work);
-            scope.spawn(move || {
-                let _entered = lab.namespace.enter().expect("the namespace");
-                barrier.wait();
-                work(number)
-            })
-        };
-        let threads: Vec<_> = (0..THREADS).map(start).collect();
-        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
-    })
-}
 
 fn counted(lab: &Lab, reason: Reason) -> u64 {
     lab.maps.sum_counters().expect("counters").packets[reason as usize]
@@ -95,7 +78,7 @@ fn the_last_places_of_every_limit() {
                 })
                 .collect();
             let before = counted(&lab, refusal);
-            let opened: usize = together(&lab, |thread| {
+            let opened: usize = together(&lab, THREADS, |thread| {
                 let sent = |frame: &&Vec<u8>| lab.run(0, frame).expect("runs").action == Action::Redirect;
                 frames[thread].iter().filter(sent).count()
             })
@@ -131,7 +114,7 @@ fn the_same_flow_at_once_counts_once() {
     let frames: Vec<Vec<u8>> =
         (1..=FLOWS).map(|port| frame(&lab, 0, &Packet::tcp((WEB, port as u16), (SERVER, 80), SYN))).collect();
     let steps = [AtomicUsize::new(0), AtomicUsize::new(0)];
-    together(&lab, |thread| {
+    together(&lab, THREADS, |thread| {
         for (number, frame) in frames.iter().enumerate() {
             steps[thread].store(number + 1, Ordering::Release);
             for spins in 0u32.. {

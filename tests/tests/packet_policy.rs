@@ -109,6 +109,10 @@ fn what_opens_a_flow_again_meets_the_policies() {
     world.policies = vec![Policy::new(Act::Bypass, &[(SERVER, 32)])];
     lab.rewrite_policies(world.clone()).expect("policies");
     assert_eq!(reason(&lab, 0, &Packet::udp(CLIENT, dns)), Reason::Bypassed);
+    // Nor does the guard find the old flow and translate what is to be left as it is.
+    assert_eq!(lab.audit().expect("audit"), 1);
+    let udp = Packet::udp(CLIENT, dns).hop();
+    gets_out_as(&lab, &udp, &udp, &[]);
     world.policies.clear();
     lab.rewrite_policies(world).expect("policies");
     assert_eq!(lab.open(&syn).expect("runs"), Some(port), "the same port again");

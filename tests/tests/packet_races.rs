@@ -14,30 +14,13 @@ use nat_common::{abi::counters::Reason, net::timers::GRACE, tick};
 use nat_tests::{
     case::arriving,
     harness::{
-        Action, Lab, World,
+        Action, Lab, World, together,
         world::{DB, FIRST_PORT, FRONTEND, SERVER, WEB},
     },
     packet::{ACK, FIN, Packet, SYN, verify::verify},
 };
 
 const THREADS: usize = 4;
-
-/// Runs `work(thread)` on every thread, all in the lab's namespace, all starting together.
-fn together<T: Send>(lab: &Lab, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    let barrier = Barrier::new(THREADS);
-    thread::scope(|scope| {
-        let start = |number| {
-            let (barrier, work) = (&barrier, &work);
-            scope.spawn(move || {
-                let _entered = lab.namespace.enter().expect("the namespace");
-                barrier.wait();
-                work(number)
-            })
-        };
-        let threads: Vec<_> = (0..THREADS).map(start).collect();
-        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
-    })
-}
 
 /// Lets two threads do their `number`th step at the same moment, as nearly as two CPUs can.
 struct Lockstep([AtomicUsize; 2]);
@@ -80,7 +63,7 @@ fn everyone_opens_the_same_flows() {
             packet.clone().link(arriving(&lab.world, 0, &packet)).frame()
         })
         .collect();
-    let results = together(&lab, |thread| -> Vec<Option<u16>> {
+    let results = together(&lab, THREADS, |thread| -> Vec<Option<u16>> {
         let open = |(number, frame): (usize, &Vec<u8>)| {
             if thread < 2 {
                 lockstep.wait(thread, number);
@@ -109,7 +92,7 @@ fn everyone_opens_the_same_flows() {
 fn everyone_wants_the_last_ports() {
     const DESTINATIONS: u8 = 200;
     let lab = Lab::new(World::default().table(16_384, 16_384, 0)).expect("lab");
-    let results = together(&lab, |thread| {
+    let results = together(&lab, THREADS, |thread| {
         let mut got = Vec::new();
         for host in 0..DESTINATIONS {
             for number in 0..6 {
@@ -144,7 +127,7 @@ fn everyone_wants_the_last_ports() {
 fn everyone_wants_the_last_places() {
     let mut lab = Lab::new(World::default().blocks(8192).table(512, 16_384, 0)).expect("lab");
     for round in 0..10 {
-        let results = together(&lab, |thread| {
+        let results = together(&lab, THREADS, |thread| {
             let client = |number| (if thread % 2 == 0 { WEB } else { DB }, 1 + 1000 * thread as u16 + number);
             let open = |number| lab.open(&Packet::udp(client(number), (SERVER, 53))).expect("runs");
             (0..400).filter_map(open).count()
@@ -176,7 +159,7 @@ fn both_ends_close_at_once() {
             (port, outer)
         })
         .collect();
-    together(&lab, |thread| {
+    together(&lab, THREADS, |thread| {
         for (port, outer) in &flows {
             let slot = thread % 2;
             let packet = if slot == 0 {

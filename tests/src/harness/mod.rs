@@ -7,7 +7,9 @@ pub mod lab;
 pub mod maps;
 pub mod pass;
 mod plan;
+mod together;
 pub mod world;
 
 pub use lab::{Action, Lab, Outcome};
+pub use together::together;
 pub use world::World;

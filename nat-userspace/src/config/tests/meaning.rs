@@ -223,6 +223,18 @@ fn the_default_has_a_rule_for_each_protocol_left() {
     assert_eq!(named, Some("db1"), "backends keep their names");
 }
 
+/// An instance IP comes before the last resort, whatever its place among the others.
+#[test]
+fn the_default_is_not_for_backends_with_an_instance_ip() {
+    let more = "protocol = 'tcp'\n[default_outbound]\nfrontends = ['last']\n\
+                [[instance_ip]]\nbackend = 'db1'\naddress = '203.0.113.50'\n";
+    let gateway = gateway("precedence = ['outbound-rule', 'instance-ip', 'default-outbound']\n", more);
+    let udp =
+        gateway.rules.iter().find(|rule| rule.name == "default-outbound/udp").expect("a rule for the rest");
+    let last: Vec<u8> = gateway.backends_of(udp).iter().map(|backend| backend.address.octets()[3]).collect();
+    assert_eq!(last, [4, 9]);
+}
+
 #[test]
 fn policies_in_their_order() {
     let more = "[[bypass]]\nname = 'corp'\ndestinations = ['10.0.0.0/8', '192.0.2.1']\nprotocol = 'udp'\n\

@@ -116,3 +116,24 @@ fn shares_add_up_to_the_table() {
         }
     }
 }
+
+/// What a backend's rules have reserved is set aside for all of them together.
+#[test]
+fn reservations_of_all_rules_of_a_backend_add_up() {
+    let mut gateway = gateway(&[("fe1", &FE[..1])]);
+    rule(&mut gateway, "tcp", [0, 1], &[0], Protocol::Tcp, 64);
+    rule(&mut gateway, "udp", [1, 2], &[0], Protocol::Udp, 64);
+    for (rule, reserved) in gateway.rules.iter_mut().zip([5, 7]) {
+        let prefix = ipnet::Ipv4Net::from(FE[1]);
+        let limit =
+            crate::config::DestinationLimit { prefix, port: None, classes: 15, reserved, max_flows: 0 };
+        rule.destinations = vec![limit];
+    }
+    let plan = first(&gateway);
+    let reserved = |backend, class: u32| {
+        let slot = plan.backend_slot(backend_address(backend)).expect("configured") as usize;
+        plan.grants[slot][class as usize].reserved
+    };
+    assert_eq!([reserved(0, CLASS_TCP), reserved(1, CLASS_TCP), reserved(1, CLASS_UDP)], [5, 12, 12]);
+    assert_eq!(reserved(2, CLASS_UDP), 7);
+}
