@@ -104,7 +104,8 @@ fn note(search: &Search, set: *const PortSet, ports: u32, again: Tick) {
     // SAFETY: array element; words of a map value, each pair written at once so that they belong together.
     unsafe {
         let generation = u64::from((*control).generation) << 32;
-        let due = u64::from(if done { search.due } else { again });
+        // A pass that was begun long ago may come to an end after what it had found out.
+        let due = u64::from(if done && !before(search.due, again) { search.due } else { again });
         let cursor = if done { 0 } else { u64::from(search.number) | u64::from(search.due) << 32 };
         (&raw mut (*root).cursor).cast::<u64>().write_volatile(cursor);
         (&raw mut (*root).due).cast::<u64>().write_volatile(due | generation);
