@@ -2,10 +2,7 @@
 //! Limits under several CPUs: never exceeded, and every count right afterwards.
 
 use std::{
-    sync::{
-        Barrier,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
 };
 
