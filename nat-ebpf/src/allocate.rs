@@ -144,6 +144,7 @@ fn insert(search: &mut Search) -> Result<(), Reason> {
     search.entry.slot = crate::route::FOREIGN;
     search.entry.grant = search.slot;
     search.entry.created = search.now;
+    search.entry.flags = search.flags;
     search.entry.rule = (search.rule / nat_common::abi::config::BANKS) as u16;
     if let Err(reason) = ports::claim(search) {
         limits::discharge(&search.key, counted);

@@ -6,7 +6,7 @@ use nat_common::{
     abi::{
         config::{CLASS_TCP, Control, FEATURE_POLICY, MAX_RULES, NO_SLOT, banked},
         counters::Reason,
-        grant::{BackendRef, Grant, REFUSAL_SILENT, grant_slot},
+        grant::{BackendRef, Grant, REFUSAL_SILENT, RULE_FLOW_SHIFT, grant_slot},
     },
     net::{
         icmp,
@@ -99,6 +99,7 @@ fn request(
     request.grant = banked(bank, slot);
     request.rule = banked(bank, rule);
     request.on_refusal = on_refusal(bank, rule);
+    request.flags = flow_flags(bank, rule);
     request.now = arrival.now;
     Some(request)
 }
@@ -143,6 +144,15 @@ pub(crate) fn inbound(
 pub(crate) fn on_refusal(bank: u32, rule: u32) -> u32 {
     // SAFETY: array element.
     RULES.get_ptr(banked(bank, rule % MAX_RULES)).map_or(0, |rule| unsafe { (*rule).on_refusal })
+}
+
+/// `FLOW_*` of a rule's new flows.
+#[inline(always)]
+fn flow_flags(bank: u32, rule: u32) -> u8 {
+    // SAFETY: array element.
+    RULES
+        .get_ptr(banked(bank, rule % MAX_RULES))
+        .map_or(0, |rule| unsafe { ((*rule).flags >> RULE_FLOW_SHIFT) as u8 })
 }
 
 /// [`natgw_reopen`]: the packet may open its flow again.

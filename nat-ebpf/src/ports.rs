@@ -99,6 +99,8 @@ pub(crate) struct Search {
     pub(crate) on_refusal: u32,
     /// 1: an inbound connection to an instance IP: address and port of `inbound` are to be claimed, no others.
     pub(crate) fixed: u32,
+    /// `FLOW_*`.
+    pub(crate) flags: u8,
     pub(crate) outcome: u32,
 }
 

@@ -29,7 +29,7 @@ pub struct FlowKey {
     pub destination_port: [u8; 2],
     /// IP protocol number.
     pub protocol: u8,
-    /// Zero; room for a routing zone.
+    /// First byte: `ZONE_*`; the others are zero.
     pub zone: [u8; 3],
 }
 layout!(FlowKey, 16);
@@ -102,8 +102,11 @@ pub struct FlowEntry {
     pub rule: u16,
     /// Number of the rule's destination that the flow was counted in, plus one; 0: none. And [`DESTINATION_ASIDE`].
     pub destination: u8,
-    /// Zero.
-    pub reserved: [u8; 5],
+    /// `FLOW_*`: what is done beside translation, fixed when the flow is opened.
+    pub flags: u8,
+    /// [`FLOW_SEQUENCE`]: the TCP sequence number after the last one that the sender of this half has used (its SND.NXT,
+    /// RFC 9293 §3.3.1, as seen here), host byte order.
+    pub sequence: u32,
     /// Packets translated by this half.
     pub packets: u64,
     /// Bytes translated by this half: IP total length.
@@ -131,6 +134,20 @@ pub const HALF_CAPPED: u8 = 0x10;
 pub const HALF_WITHOUT_TCP: u8 = 0x08;
 /// [`FlowEntry::half`]: opened from outside, on an instance IP.
 pub const HALF_INSTANCE: u8 = 0x04;
+
+/// [`FlowEntry::flags`]: TCP sequence numbers are kept in [`FlowEntry::sequence`].
+pub const FLOW_SEQUENCE: u8 = 1;
+/// [`FlowEntry::flags`]: the flow's SNAT port belongs to a mapping ([`ZONE_MAPPING`]), not to the flow.
+pub const FLOW_MAPPED: u8 = 1 << 1;
+/// [`FlowEntry::flags`]: SYN segments get a smaller maximum segment size if theirs does not fit.
+pub const FLOW_CLAMP: u8 = 1 << 2;
+/// [`FlowEntry::flags`]: packets that may be fragmented get a new IP identification.
+pub const FLOW_IDENTIFY: u8 = 1 << 3;
+
+/// [`FlowKey::zone`]: flows.
+pub const ZONE_FLOW: u8 = 0;
+/// [`FlowKey::zone`]: endpoint-independent mappings, kept as flows to the destination 0.0.0.0:0.
+pub const ZONE_MAPPING: u8 = 1;
 
 /// Kernel memory of one flow, both halves, in bytes: two elements and their share of the bucket array (16 bytes a
 /// bucket, as many buckets as elements rounded up to a power of two).

@@ -255,18 +255,42 @@ layout!(Towards, 16);
 /// [`Towards::flows`]: being removed.
 pub const TOWARDS_GONE: u64 = 1 << 63;
 
+/// IP protocols without a class of their own that a rule can name, as bits of [`Rule::protocols`].
+pub mod protocol {
+    /// SCTP (132), its port kept: its checksum (RFC 9260 §6.8) covers ports, not addresses.
+    pub const SCTP: u32 = 1;
+    /// UDP-Lite (136).
+    pub const UDP_LITE: u32 = 1 << 1;
+    /// DCCP (33).
+    pub const DCCP: u32 = 1 << 2;
+    /// GRE (47): one flow for each destination.
+    pub const GRE: u32 = 1 << 3;
+    /// ESP (50): one flow for each destination.
+    pub const ESP: u32 = 1 << 4;
+}
+
 /// An outbound rule.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Rule {
     /// Idle timeouts in ticks, by [`crate::net::timers::TimerClass`].
     pub timeouts: [Tick; TIMER_CLASSES],
+    /// Ticks that a port rests after its flow is over, by the class in which it ended: until then no other flow gets it
+    /// for the same destination.
+    pub rests: [Tick; TIMER_CLASSES],
+    /// Idle timeouts of UDP flows by destination port; the first that matches counts.
+    pub udp_ports: [PortTimer; MAX_PORT_TIMERS],
     /// 1: in the configuration; 2: no longer, but flows made by it are still alive; 0: slot free.
     pub status: u32,
     /// `REFUSAL_*`: what the sender of a refused packet hears.
     pub on_refusal: u32,
-    /// [`RULE_LIMITED`], [`RULE_WITHOUT_TCP`].
+    /// `RULE_*`; the highest byte is [`super::flow::FlowEntry::flags`] of new flows ([`RULE_FLOW_SHIFT`]).
     pub flags: u32,
+    /// Largest TCP segment in bytes that SYN segments of [`super::flow::FLOW_CLAMP`] flows may announce (RFC 9293
+    /// §3.7.1); 0: what fits the smaller of both links.
+    pub segment_size: u32,
+    /// Other protocols that are translated: bits of [`protocol`].
+    pub protocols: u32,
     /// Zero.
     pub reserved: u32,
     /// Limits for each backend.
@@ -274,12 +298,52 @@ pub struct Rule {
     /// Name, NUL-padded.
     pub name: [u8; 48],
 }
-layout!(Rule, TIMER_CLASSES * 4 + 16 + 32 + 20 * MAX_DESTINATIONS + 48);
+layout!(Rule, TIMER_CLASSES * 8 + 8 * MAX_PORT_TIMERS + 24 + 32 + 20 * MAX_DESTINATIONS + 48);
+
+/// Entries of [`Rule::udp_ports`].
+pub const MAX_PORT_TIMERS: usize = 8;
+
+/// The idle timeout of UDP flows to some destination ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct PortTimer {
+    /// First port, host byte order.
+    pub first: u16,
+    /// Last port; 0: entry not in use.
+    pub last: u16,
+    /// In ticks.
+    pub timeout: Tick,
+}
+layout!(PortTimer, 8);
 
 /// [`Rule::flags`]: there are limits.
 pub const RULE_LIMITED: u32 = 1;
 /// [`Rule::flags`]: the rule is not for TCP: see [`quota_index`].
 pub const RULE_WITHOUT_TCP: u32 = 1 << 1;
+/// [`Rule::flags`]: a TCP flow that ends idle is reset at both ends.
+pub const RULE_RESET_IDLE: u32 = 1 << 2;
+/// [`Rule::flags`]: who sends a TCP segment on a flow that is over hears a RST.
+pub const RULE_RESET_PACKET: u32 = 1 << 3;
+/// [`Rule::flags`]: a RST ends a flow only if its sequence number is in the window.
+pub const RULE_RESET_CHECK: u32 = 1 << 4;
+/// [`Rule::flags`]: a UDP flow lives only as long as packets go in both directions.
+pub const RULE_UDP_BOTH: u32 = 1 << 5;
+/// [`Rule::flags`]: only packets from inside prolong a UDP flow.
+pub const RULE_UDP_OUTBOUND: u32 = 1 << 6;
+/// [`Rule::flags`]: endpoint-independent mapping (RFC 4787 REQ-1).
+pub const RULE_MAPPED: u32 = 1 << 7;
+/// [`Rule::flags`]: address-dependent filtering (RFC 4787 §5).
+pub const RULE_FILTER_ADDRESS: u32 = 1 << 8;
+/// [`Rule::flags`]: endpoint-independent filtering: from anywhere.
+pub const RULE_FILTER_NONE: u32 = 1 << 9;
+/// [`Rule::flags`]: an even port stays even if it can (RFC 4787 REQ-4).
+pub const RULE_PARITY: u32 = 1 << 10;
+/// [`Rule::flags`]: a port below 1024 stays below 1024 if it can (RFC 4787 REQ-3 (a)).
+pub const RULE_RANGE: u32 = 1 << 11;
+/// [`Rule::flags`]: fragments keep their IP identification.
+pub const RULE_KEEP_ID: u32 = 1 << 12;
+/// Where [`super::flow::FlowEntry::flags`] are in [`Rule::flags`].
+pub const RULE_FLOW_SHIFT: u32 = 24;
 
 /// Nothing is said about a refusal.
 pub const REFUSAL_SILENT: u32 = 0;

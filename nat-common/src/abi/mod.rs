@@ -15,7 +15,7 @@ pub mod policy;
 pub mod record;
 
 /// Version of every layout in this module together; kept in [`config::Meta`] and compared on adoption.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Declares `Pod` for a layout and asserts its size, on both sides of the boundary.
 macro_rules! layout {

@@ -4,7 +4,7 @@
 use super::state;
 use crate::{
     Tick,
-    abi::config::{CLASS_TCP, CLASS_UDP},
+    abi::config::{CLASS_ICMP, CLASS_TCP, CLASS_UDP},
     tick,
 };
 
@@ -29,11 +29,13 @@ pub enum TimerClass {
     Udp = 5,
     /// ICMP query.
     Icmp = 6,
+    /// Another protocol.
+    Other = 7,
 }
 
 impl TimerClass {
     /// Every class, in numerical order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::TcpHandshake,
         Self::TcpEstablished,
         Self::TcpHalfClosed,
@@ -41,6 +43,7 @@ impl TimerClass {
         Self::TcpReset,
         Self::Udp,
         Self::Icmp,
+        Self::Other,
     ];
 
     /// State name in tables and JSON.
@@ -54,6 +57,7 @@ impl TimerClass {
             Self::TcpReset => "reset",
             Self::Udp => "udp",
             Self::Icmp => "icmp",
+            Self::Other => "other",
         }
     }
 
@@ -73,8 +77,11 @@ pub const fn class_of(class: u32, state: u32) -> TimerClass {
     if class == CLASS_UDP {
         return TimerClass::Udp;
     }
-    if class != CLASS_TCP {
+    if class == CLASS_ICMP {
         return TimerClass::Icmp;
+    }
+    if class != CLASS_TCP {
+        return TimerClass::Other;
     }
     if state & state::RST != 0 {
         TimerClass::TcpReset
@@ -116,6 +123,7 @@ pub const fn azure_lb(idle_timeout: u32) -> [Tick; TIMER_CLASSES] {
     ticks[TimerClass::TcpReset as usize] = tick::from_seconds(15);
     ticks[TimerClass::Udp as usize] = tick::from_seconds(240);
     ticks[TimerClass::Icmp as usize] = tick::from_seconds(60);
+    ticks[TimerClass::Other as usize] = tick::from_seconds(240);
     ticks
 }
 

@@ -67,7 +67,7 @@ fn wrong_options_say_what_would_be_right() {
     for (words, right) in [
         (
             ["--state", "open"],
-            "expected one of handshake, established, half-closed, closed, reset, udp, icmp, expired",
+            "expected one of handshake, established, half-closed, closed, reset, udp, icmp, other, expired",
         ),
         (["--protocol", "sctp"], "expected tcp, udp or icmp"),
         (["--destination", "web"], "198.51.100.0/24:443"),

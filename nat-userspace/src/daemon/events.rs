@@ -166,6 +166,10 @@ mod tests {
             on_refusal: 0,
             flags: 0,
             limits: Limits::default(),
+            rests: [0; 8],
+            udp_ports: Default::default(),
+            segment_size: 0,
+            protocols: 0,
         };
         PortPlan {
             backends: vec![Some(backend)],

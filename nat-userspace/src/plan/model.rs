@@ -13,7 +13,10 @@ use nat_common::{
             CLAIMED_BYTES, CLASS_ICMP, CLASS_NAMES, FRONTEND_DRAINING, Frontend, MIN_BACKENDS, name_of,
             padded,
         },
-        grant::{BackendInfo, Grant, Limits, MAX_SEGMENTS, PortSet, RULE_WITHOUT_TCP, Rule, Segment},
+        grant::{
+            BackendInfo, Grant, Limits, MAX_PORT_TIMERS, MAX_SEGMENTS, PortSet, PortTimer, RULE_WITHOUT_TCP,
+            Rule, Segment,
+        },
     },
     net::timers::{TIMER_CLASSES, TimerClass},
 };
@@ -172,6 +175,14 @@ pub struct RuleSlot {
     pub flags: u32,
     /// Limits for each backend.
     pub limits: Limits,
+    /// Ticks that a port rests, by the class in which its flow ended.
+    pub rests: [Tick; TIMER_CLASSES],
+    /// Idle timeouts of UDP flows by destination port.
+    pub udp_ports: [PortTimer; MAX_PORT_TIMERS],
+    /// Largest TCP segment in bytes of a rule that clamps; 0: by MTU.
+    pub segment_size: u32,
+    /// Other protocols: bits of `nat_common::abi::grant::protocol`.
+    pub protocols: u32,
 }
 
 impl RuleSlot {
@@ -183,8 +194,12 @@ impl RuleSlot {
             status: self.status as u32,
             on_refusal: self.on_refusal,
             flags: self.flags,
-            reserved: 0,
             limits: self.limits,
+            rests: self.rests,
+            udp_ports: self.udp_ports,
+            segment_size: self.segment_size,
+            protocols: self.protocols,
+            reserved: 0,
             name: padded(&self.name),
         }
     }
@@ -199,6 +214,10 @@ impl RuleSlot {
             on_refusal: rule.on_refusal,
             flags: rule.flags,
             limits: rule.limits,
+            rests: rule.rests,
+            udp_ports: rule.udp_ports,
+            segment_size: rule.segment_size,
+            protocols: rule.protocols,
         })
     }
 

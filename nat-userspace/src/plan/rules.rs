@@ -21,6 +21,10 @@ pub(super) fn slot(rule: &OutboundRule) -> RuleSlot {
         on_refusal: rule.on_refusal as u32,
         flags: if limited { RULE_LIMITED } else { 0 } | if without_tcp { RULE_WITHOUT_TCP } else { 0 },
         limits,
+        rests: Default::default(),
+        udp_ports: Default::default(),
+        segment_size: 0,
+        protocols: 0,
     }
 }
 

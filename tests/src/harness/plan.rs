@@ -4,6 +4,7 @@
 
 use anyhow::Result;
 use aya::maps::lpm_trie::Key;
+use bytemuck::Zeroable as _;
 use nat_common::abi::{
     ABI_VERSION,
     config::{
@@ -65,9 +66,9 @@ pub(super) fn fill(world: &World, namespace: &Namespace, maps: &mut Maps, now: u
         status: 1,
         on_refusal: world.on_refusal,
         flags: if world.limits.is_some() { RULE_LIMITED } else { 0 },
-        reserved: 0,
         limits: world.limits.unwrap_or_default(),
         name: padded("out"),
+        ..Rule::zeroed()
     };
     maps.rules.set(banked(0, 0), rule, 0)?;
     backends(world, maps)?;
