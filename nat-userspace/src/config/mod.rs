@@ -37,8 +37,8 @@ pub use self::{
     classes::class_names,
     gateway::{
         Action, Allocation, Backend, DestinationLimit, Frontend, Gateway, HostPorts, InstanceIp, Limits,
-        OutboundRule, Policy, PolicyDirection, Pool, PortRange, Precedence, Protocol, Refusal, Selection,
-        XdpMode,
+        OutboundRule, Policy, PolicyDirection, Pool, PortRange, Precedence, Protocol, Refusal, RstCheck,
+        Selection, TcpReset, XdpMode,
     },
     host::{HostFacts, keep_host_ports, taken_from_host},
     report::{ConfigError, Diagnostic, Place, Severity, Source, Warning},

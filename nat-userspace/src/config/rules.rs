@@ -10,7 +10,7 @@ use super::{
     allocation::{few_addresses, share, tier_ports},
     claims::{Claims, Users},
     decode::Report,
-    gateway::{Allocation, OutboundRule, Protocol, Refusal},
+    gateway::{Allocation, OutboundRule, Protocol, Refusal, RstCheck, TcpReset},
     limits::{destinations, limits},
     ports::given_ports,
     references::{frontends, pool},
@@ -77,6 +77,7 @@ fn rule(
     let frontends = frontends(section.frontends.as_ref(), objects, report);
     used.pools.extend(pool);
     used.frontends.extend(frontends.iter().map(|(frontend, _)| *frontend));
+    for_tcp_only(section, protocol, report);
     let share = share(section, report);
     let limits = limits(section.limits.as_ref(), protocol, report);
     let mut rule = OutboundRule {
@@ -88,6 +89,8 @@ fn rule(
         limits,
         destinations: destinations(section, protocol, report),
         on_refusal: refusal(section.on_refusal.as_ref(), report).unwrap_or(on_refusal),
+        tcp_reset: choice("tcp_reset", section.tcp_reset.as_ref(), &TcpReset::ALL, &[], report),
+        rst_check: choice("rst_check", section.rst_check.as_ref(), &RstCheck::ALL, &[], report),
         ..OutboundRule::default()
     };
     let pool = pool.filter(|_| !frontends.is_empty())?;
@@ -117,7 +120,6 @@ fn rule(
 /// Checks the keys that take one of a few words and decide nothing but themselves; the only one with a choice is the
 /// protocol.
 fn words(section: &RuleSection, report: &mut Report) -> Protocol {
-    choice("tcp_reset", section.tcp_reset.as_ref(), &[("off", Only)], &["on-idle", "on-packet"], report);
     choice(
         "mapping",
         section.mapping.as_ref(),
@@ -127,6 +129,20 @@ fn words(section: &RuleSection, report: &mut Report) -> Protocol {
     );
     let protocols = [("all", Protocol::All), ("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
     choice("protocol", section.protocol.as_ref(), &protocols, &[], report)
+}
+
+/// Warns of keys that decide nothing on a rule without TCP.
+fn for_tcp_only(section: &RuleSection, protocol: Protocol, report: &mut Report) {
+    if protocol != Protocol::Udp {
+        return;
+    }
+    for (key, value) in [("tcp_reset", &section.tcp_reset), ("rst_check", &section.rst_check)] {
+        if let Some(value) = value {
+            report
+                .warning(value.span(), format!("`{key}` has no effect on a rule for udp"))
+                .help("only TCP connections are reset");
+        }
+    }
 }
 
 /// Seconds of `idle_timeout`.

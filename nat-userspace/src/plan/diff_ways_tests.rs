@@ -37,7 +37,7 @@ fn changed(before: [&str; 2], after: [&str; 2]) -> PlanDiff {
 
 #[test]
 fn every_setting_of_a_rule_is_seen() {
-    let full = "on_refusal = 'tcp-reset'\nallocation = 'dynamic'\nmin_ports = 64\nmax_ports = 4096\n\
+    let full = "on_refusal = 'tcp-reset'\ntcp_reset = 'both'\nrst_check = 'in-window'\nallocation = 'dynamic'\nmin_ports = 64\nmax_ports = 4096\n\
                 [outbound_rule.limits]\nmax_flows = 10000\nmax_half_open = 500\nnew_flows_per_second = 70000\n\
                 new_flow_burst = 80000\n[[outbound_rule.destination]]\naddress = '192.0.2.10'\nport = 5432\n\
                 protocol = 'tcp'\nreserved_flows = 500\nmax_flows = 800\n";
@@ -48,6 +48,8 @@ fn every_setting_of_a_rule_is_seen() {
     let number = |number| Some(Value::Number(number));
     let wanted = [
         ("on_refusal", Some(Value::Word("silent")), Some(Value::Word("tcp-reset"))),
+        ("tcp_reset", Some(Value::Word("off")), Some(Value::Word("both"))),
+        ("rst_check", Some(Value::Word("none")), Some(Value::Word("in-window"))),
         ("max_ports", None, number(4096)),
         ("max_flows", None, number(10_000)),
         ("max_half_open", None, number(500)),
@@ -72,6 +74,9 @@ fn every_setting_of_a_rule_is_seen() {
         ("new_flows_per_second = 70000", "new_flows_per_second = 71000"),
         ("new_flow_burst = 80000", "new_flow_burst = 80001"),
         ("tcp-reset", "silent"),
+        ("'both'", "'on-idle'"),
+        ("'both'", "'on-packet'"),
+        ("in-window", "none"),
         ("5432", "5433"),
         ("reserved_flows = 500", "reserved_flows = 499"),
         ("max_flows = 800", "max_flows = 801"),

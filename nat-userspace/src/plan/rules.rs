@@ -3,29 +3,46 @@
 
 use nat_common::abi::{
     config::CLASS_TCP,
-    grant::{Destination, Limits, RULE_LIMITED, RULE_WITHOUT_TCP},
+    flow::FLOW_SEQUENCE,
+    grant::{
+        Destination, Limits, RULE_FLOW_SHIFT, RULE_LIMITED, RULE_RESET_CHECK, RULE_RESET_IDLE,
+        RULE_RESET_PACKET, RULE_WITHOUT_TCP,
+    },
 };
 
 use super::model::{RuleSlot, Status};
-use crate::config::{DestinationLimit, OutboundRule};
+use crate::config::{DestinationLimit, OutboundRule, RstCheck};
 
 /// A configured rule.
 pub(super) fn slot(rule: &OutboundRule) -> RuleSlot {
     let limits = limits(rule);
-    let without_tcp = !rule.protocol.classes().contains(&CLASS_TCP);
-    let limited = limits != Limits::default();
+    let limited = if limits == Limits::default() { 0 } else { RULE_LIMITED };
     RuleSlot {
         name: rule.name.clone(),
         timeouts: rule.timeouts(),
         status: Status::Configured,
         on_refusal: rule.on_refusal as u32,
-        flags: if limited { RULE_LIMITED } else { 0 } | if without_tcp { RULE_WITHOUT_TCP } else { 0 },
+        flags: limited | tcp_flags(rule),
         limits,
         rests: Default::default(),
         udp_ports: Default::default(),
         segment_size: 0,
         protocols: 0,
     }
+}
+
+/// Flags that are about TCP.
+fn tcp_flags(rule: &OutboundRule) -> u32 {
+    if !rule.protocol.classes().contains(&CLASS_TCP) {
+        return RULE_WITHOUT_TCP;
+    }
+    let (idle, check) = (rule.tcp_reset.on_idle(), rule.rst_check == RstCheck::InWindow);
+    // A RST that its receiver believes, and the judgement on one, need sequence numbers.
+    let flow = if idle || check { FLOW_SEQUENCE } else { 0 };
+    let flags =
+        [(idle, RULE_RESET_IDLE), (rule.tcp_reset.on_packet(), RULE_RESET_PACKET), (check, RULE_RESET_CHECK)];
+    let wanted = flags.into_iter().filter(|(wanted, _)| *wanted);
+    wanted.fold(u32::from(flow) << RULE_FLOW_SHIFT, |all, (_, flag)| all | flag)
 }
 
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -66,7 +83,7 @@ fn destination(to: &DestinationLimit) -> Destination {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Limits as Configured, Protocol, Refusal};
+    use crate::config::{Limits as Configured, Protocol, Refusal, TcpReset};
 
     #[test]
     fn limits_are_as_the_data_path_counts() {
@@ -105,5 +122,23 @@ mod tests {
         assert_eq!(super::slot(&rule).flags, 0);
         rule.max_ports = 8;
         assert_eq!(super::slot(&rule).flags, RULE_LIMITED);
+    }
+    #[test]
+    fn sequence_numbers_are_kept_where_they_are_needed() {
+        let sequence = u32::from(FLOW_SEQUENCE) << RULE_FLOW_SHIFT;
+        let check = RULE_RESET_CHECK | sequence;
+        for (tcp_reset, rst_check, flags) in [
+            (TcpReset::Off, RstCheck::None, 0),
+            (TcpReset::OnPacket, RstCheck::None, RULE_RESET_PACKET),
+            (TcpReset::OnIdle, RstCheck::None, RULE_RESET_IDLE | sequence),
+            (TcpReset::Both, RstCheck::None, RULE_RESET_IDLE | RULE_RESET_PACKET | sequence),
+            (TcpReset::Off, RstCheck::InWindow, check),
+            (TcpReset::Both, RstCheck::InWindow, RULE_RESET_IDLE | RULE_RESET_PACKET | check),
+        ] {
+            let mut rule = OutboundRule { tcp_reset, rst_check, ..OutboundRule::default() };
+            assert_eq!(slot(&rule).flags, flags, "{tcp_reset:?} {rst_check:?}");
+            rule.protocol = Protocol::Udp;
+            assert_eq!(slot(&rule).flags, RULE_WITHOUT_TCP);
+        }
     }
 }

@@ -26,6 +26,7 @@ pub(in crate::config) struct RuleSection {
     pub(in crate::config) idle_timeout: Option<Spanned<String>>,
     pub(in crate::config) on_refusal: Option<Spanned<String>>,
     pub(in crate::config) tcp_reset: Option<Spanned<String>>,
+    pub(in crate::config) rst_check: Option<Spanned<String>>,
     pub(in crate::config) mapping: Option<Spanned<String>>,
     pub(in crate::config) limits: Option<LimitsSection>,
     pub(in crate::config) destinations: Vec<DestinationSection>,
@@ -85,6 +86,7 @@ static RULE: Keys = Keys {
         key("idle_timeout", "\"4m\""),
         key("on_refusal", "\"silent\""),
         key("tcp_reset", "\"off\""),
+        key("rst_check", "\"none\""),
         key("mapping", "\"address-and-port-dependent\""),
         key("limits", "{ max_flows = 10000 }"),
         key("destination", "[{ address = \"192.0.2.10\", max_flows = 800 }]"),
@@ -158,6 +160,7 @@ fn rule(section: Section<'_, '_>, report: &mut Report) -> RuleSection {
         idle_timeout: section.string("idle_timeout", report),
         on_refusal: section.string("on_refusal", report),
         tcp_reset: section.string("tcp_reset", report),
+        rst_check: section.string("rst_check", report),
         mapping: section.string("mapping", report),
         limits: limits(&section, report),
         destinations: section

@@ -43,6 +43,7 @@ fn absent_keys_leave_everything_as_on_azure() {
     let rule = &gateway.rules[0];
     assert_eq!((rule.allocation, rule.max_ports, rule.selection), (Allocation::Static, 0, None));
     assert_eq!((rule.limits, rule.on_refusal), (Limits::default(), Refusal::Silent));
+    assert_eq!((rule.tcp_reset, rule.rst_check), (TcpReset::Off, RstCheck::None));
     assert!(rule.pins.is_empty() && rule.excluded.is_empty() && rule.destinations.is_empty());
 }
 
@@ -69,6 +70,19 @@ fn keys_of_the_gateway() {
         assert_eq!((everywhere.on_refusal, everywhere.rules[0].on_refusal), (refusal, refusal), "{word}");
         let here = gateway("on_refusal = 'silent'", &key);
         assert_eq!((here.on_refusal, here.rules[0].on_refusal), (Refusal::Silent, refusal), "{word}");
+    }
+}
+
+#[test]
+fn resets_of_a_rule() {
+    for (word, idle, packet) in
+        [("off", false, false), ("on-idle", true, false), ("on-packet", false, true), ("both", true, true)]
+    {
+        let rule = &gateway("", &format!("tcp_reset = '{word}'")).rules[0];
+        assert_eq!((rule.tcp_reset.on_idle(), rule.tcp_reset.on_packet()), (idle, packet), "{word}");
+    }
+    for (word, check) in [("none", RstCheck::None), ("in-window", RstCheck::InWindow)] {
+        assert_eq!(gateway("", &format!("rst_check = '{word}'")).rules[0].rst_check, check, "{word}");
     }
 }
 

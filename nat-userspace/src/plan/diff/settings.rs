@@ -6,7 +6,7 @@ use std::{collections::HashMap, net::Ipv4Addr};
 use ipnet::Ipv4Net;
 use nat_common::abi::{
     config::FEATURE_RULE_FIRST,
-    grant::{Destination, Limits, SET_ORDERED},
+    grant::{Destination, Limits, RULE_RESET_CHECK, RULE_RESET_IDLE, RULE_RESET_PACKET, SET_ORDERED},
 };
 use serde::Serialize;
 
@@ -49,6 +49,19 @@ fn differences(before: Settings, after: Settings) -> Vec<Setting> {
 
 fn refusal(number: u32) -> Option<Value> {
     Refusal::ALL.into_iter().find(|(_, refusal)| *refusal as u32 == number).map(|(name, _)| Value::Word(name))
+}
+
+fn tcp_reset(flags: u32) -> Value {
+    Value::Word(match (flags & RULE_RESET_IDLE != 0, flags & RULE_RESET_PACKET != 0) {
+        (false, false) => "off",
+        (true, false) => "on-idle",
+        (false, true) => "on-packet",
+        (true, true) => "both",
+    })
+}
+
+fn rst_check(flags: u32) -> Value {
+    Value::Word(if flags & RULE_RESET_CHECK == 0 { "none" } else { "in-window" })
 }
 
 /// What `[gateway]` says, as far as a reload puts it in force.
@@ -100,6 +113,8 @@ pub(super) fn of_rule(before: (u32, &RuleSlot, &Orders), after: (u32, &RuleSlot,
         vec![
             ("drain-first", orders.value(slot)),
             ("on_refusal", refusal(rule.on_refusal)),
+            ("tcp_reset", Some(tcp_reset(rule.flags))),
+            ("rst_check", Some(rst_check(rule.flags))),
             ("max_ports", number(limits.max_ports.into())),
             ("max_flows", number(limits.max_flows.into())),
             ("max_half_open", number(limits.max_half_open.into())),
