@@ -3,5 +3,6 @@
 
 pub mod checksum;
 pub mod icmp;
+pub mod profiles;
 pub mod state;
 pub mod timers;

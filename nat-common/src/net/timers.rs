@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How long a flow lives without packets, by what has been seen of it.
 
-use super::state;
+use super::{profiles::AZURE_LB, state};
 use crate::{
     Tick,
-    abi::config::{CLASS_ICMP, CLASS_TCP, CLASS_UDP},
+    abi::{
+        config::{CLASS_ICMP, CLASS_TCP, CLASS_UDP},
+        grant::{RULE_UDP_BOTH, RULE_UDP_OUTBOUND},
+    },
     tick,
 };
 
@@ -110,20 +113,57 @@ pub const GRACE: Tick = 4;
 /// Longest timeout that can be configured: [`expired`] compares signed 32-bit tick differences.
 pub const MAX_TIMEOUT_SECONDS: u32 = 30 * 86_400;
 
-/// Timers of Azure Load Balancer outbound rules, in seconds: established 4 min by default ("Outbound rules");
-/// a port rests 240 s after FIN and 15 s after RST ("Outbound connections", 2019). Azure states no handshake limit
-/// for the load balancer; 30 s is NAT gateway's. ICMP: RFC 5508 REQ-2 minimum, 60 s.
+/// Which packets keep a UDP flow (RFC 4787 REQ-6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Refresh {
+    /// Those of either direction.
+    #[default]
+    Either,
+    /// It is over as soon as one direction has been idle for its timeout.
+    Both,
+    /// Those from inside.
+    Outbound,
+}
+
+impl Refresh {
+    /// All, with their words in configuration.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("either", Self::Either), ("both", Self::Both), ("outbound", Self::Outbound)];
+
+    /// As `RULE_*` flags of [`crate::abi::grant::Rule::flags`].
+    #[must_use]
+    pub const fn flags(self) -> u32 {
+        match self {
+            Self::Either => 0,
+            Self::Both => RULE_UDP_BOTH,
+            Self::Outbound => RULE_UDP_OUTBOUND,
+        }
+    }
+
+    /// Of [`crate::abi::grant::Rule::flags`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_flags(flags: u32) -> Self {
+        if flags & RULE_UDP_BOTH != 0 {
+            Self::Both
+        } else if flags & RULE_UDP_OUTBOUND != 0 {
+            Self::Outbound
+        } else {
+            Self::Either
+        }
+    }
+}
+
+/// Timers of [`super::profiles::AZURE_LB`] in ticks, with another idle timeout of established connections, in seconds.
 #[must_use]
 pub const fn azure_lb(idle_timeout: u32) -> [Tick; TIMER_CLASSES] {
     let mut ticks = [0; TIMER_CLASSES];
-    ticks[TimerClass::TcpHandshake as usize] = tick::from_seconds(30);
+    let mut class = 0;
+    while class < TIMER_CLASSES {
+        ticks[class] = tick::from_seconds(AZURE_LB.timeouts[class]);
+        class += 1;
+    }
     ticks[TimerClass::TcpEstablished as usize] = tick::from_seconds(idle_timeout);
-    ticks[TimerClass::TcpHalfClosed as usize] = tick::from_seconds(240);
-    ticks[TimerClass::TcpClosed as usize] = tick::from_seconds(240);
-    ticks[TimerClass::TcpReset as usize] = tick::from_seconds(15);
-    ticks[TimerClass::Udp as usize] = tick::from_seconds(240);
-    ticks[TimerClass::Icmp as usize] = tick::from_seconds(60);
-    ticks[TimerClass::Other as usize] = tick::from_seconds(240);
     ticks
 }
 

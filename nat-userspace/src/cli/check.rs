@@ -249,7 +249,8 @@ fn text(gateway: &Gateway, plan: &PortPlan) -> String {
 fn totals(gateway: &Gateway, plan: &PortPlan) -> Vec<Vec<String>> {
     let mut committed: HashMap<[u8; 4], [u32; CLASS_COUNT]> = HashMap::new();
     let numbers = plan.grants.iter().flat_map(|grants| {
-        grants.iter().enumerate().flat_map(|(class, grant)| [(class, grant.own), (class, grant.shared)])
+        let with_ports = grants.iter().take(CLASS_COUNT).enumerate();
+        with_ports.flat_map(|(class, grant)| [(class, grant.own), (class, grant.shared)])
     });
     let sets: HashSet<(usize, u32)> = numbers.collect();
     let known = sets.into_iter().filter_map(|(class, set)| Some((class, plan.set(set)?)));

@@ -5,7 +5,7 @@ use std::{io::Write, net::Ipv4Addr, process::ExitCode};
 
 use ipnet::Ipv4Net;
 use nat_common::{
-    abi::config::{CLASS_ICMP, CLASS_TCP, CLASS_UDP},
+    abi::config::{CLASS_ICMP, CLASS_OTHER, CLASS_TCP, CLASS_UDP},
     tick,
 };
 
@@ -50,7 +50,7 @@ pub struct Args {
     #[arg(long, value_name = "ADDR[/LEN][:PORT]", value_parser = destination)]
     destination: Option<Destination>,
     /// Only flows of this protocol
-    #[arg(long, value_name = "tcp|udp|icmp", value_parser = class)]
+    #[arg(long, value_name = "tcp|udp|icmp|other", value_parser = class_or_other)]
     protocol: Option<u32>,
     /// Only flows in this state
     #[arg(long, value_name = "STATE", value_parser = state)]
@@ -181,6 +181,14 @@ pub(super) fn class(text: &str) -> Result<u32, String> {
         "udp" => Ok(CLASS_UDP),
         "icmp" => Ok(CLASS_ICMP),
         _ => Err("expected tcp, udp or icmp".to_owned()),
+    }
+}
+
+/// As [`class`], and every other protocol.
+fn class_or_other(text: &str) -> Result<u32, String> {
+    match text {
+        "other" => Ok(CLASS_OTHER),
+        text => class(text).map_err(|_| "expected tcp, udp, icmp or other".to_owned()),
     }
 }
 

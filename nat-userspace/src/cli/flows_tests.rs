@@ -69,7 +69,7 @@ fn wrong_options_say_what_would_be_right() {
             ["--state", "open"],
             "expected one of handshake, established, half-closed, closed, reset, udp, icmp, other, expired",
         ),
-        (["--protocol", "sctp"], "expected tcp, udp or icmp"),
+        (["--protocol", "sctp"], "expected tcp, udp, icmp or other"),
         (["--destination", "web"], "198.51.100.0/24:443"),
         (["--sort", "size"], "possible values: idle, bytes, packets, created"),
         (["--name", "../etc"], "1 to 32 letters"),

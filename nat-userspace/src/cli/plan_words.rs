@@ -29,6 +29,7 @@ pub(super) fn setting(setting: &Setting) -> [String; 2] {
         None => NONE.to_owned(),
         Some(Value::Number(number)) => grouped(*number),
         Some(Value::Word(word)) => (*word).to_owned(),
+        Some(Value::Text(text)) => text.clone(),
         Some(Value::List(list)) => some(list),
     })
 }

@@ -88,6 +88,14 @@ pub(super) enum PortEntry {
     Text(String),
 }
 
+/// A value that is a word or a whole number.
+pub(super) enum WordOrNumber {
+    /// A string.
+    Word(String),
+    /// A number.
+    Number(i64),
+}
+
 fn whole_number(value: &DeValue<'_>) -> Option<i64> {
     value.as_integer().and_then(|integer| i64::from_str_radix(integer.as_str(), integer.radix()).ok())
 }
@@ -192,6 +200,22 @@ impl<'a, 'i> Section<'a, 'i> {
             return None;
         };
         Some(Spanned::new(value.span(), number))
+    }
+
+    /// A string or a whole number; `wanted` says so in words.
+    pub(super) fn word_or_number(
+        &self,
+        key: &'static str,
+        wanted: &str,
+        report: &mut Report,
+    ) -> Option<Spanned<WordOrNumber>> {
+        let value = self.value(key)?;
+        let word = value.get_ref().as_str().map(|text| WordOrNumber::Word(text.to_owned()));
+        let found = word.or_else(|| whole_number(value.get_ref()).map(WordOrNumber::Number));
+        if found.is_none() {
+            self.wrong_type(key, wanted, value, report);
+        }
+        found.map(|found| Spanned::new(value.span(), found))
     }
 
     pub(super) fn array(

@@ -11,8 +11,9 @@ use super::{
     decode::Report,
     gateway::{Allocation, Backend, InstanceIp, OutboundRule, Protocol, Refusal},
     references::frontends,
-    rules::{PlacedRule, Used, idle_timeout},
+    rules::{PlacedRule, Used},
     schema::DefaultSection,
+    timeouts::timers,
     validate::{Objects, refusal},
 };
 
@@ -31,7 +32,13 @@ pub(super) fn rules(
     let template = OutboundRule {
         frontends: frontends.iter().map(|(frontend, _)| *frontend).collect(),
         allocation: Allocation::Dynamic,
-        idle_timeout: idle_timeout(section.idle_timeout.as_ref(), Protocol::All, report),
+        timers: timers(
+            section.idle_timeout.as_ref(),
+            section.timeouts.as_ref(),
+            Protocol::All,
+            false,
+            report,
+        ),
         on_refusal: refusal(section.on_refusal.as_ref(), report).unwrap_or(on_refusal),
         ..OutboundRule::default()
     };

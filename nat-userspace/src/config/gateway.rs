@@ -4,11 +4,9 @@
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
-use nat_common::{
-    Tick,
-    abi::config::{CLASS_ICMP, CLASS_TCP, CLASS_UDP},
-    net::timers::{self, TIMER_CLASSES},
-};
+use nat_common::abi::config::{CLASS_ICMP, CLASS_TCP, CLASS_UDP};
+
+use super::{options::Options, timeouts::RuleTimers};
 
 /// A whole configuration: every name refers to something, every number is within its bounds, and its port blocks
 /// fit on its frontend addresses.
@@ -296,8 +294,10 @@ pub struct OutboundRule {
     pub ports_per_backend: u32,
     /// Whether the file gives `ports_per_backend`; false: it follows from the default tiers.
     pub ports_explicit: bool,
-    /// Seconds an established TCP connection may be idle.
-    pub idle_timeout: u32,
+    /// `idle_timeout` and `[outbound_rule.timeouts]`.
+    pub timers: RuleTimers,
+    /// What is done with flows beside giving them ports.
+    pub options: Options,
     /// Dynamic: most flows of a backend and protocol class to one destination (address and port); 0: no cap.
     pub max_ports: u32,
     /// Which of several frontend addresses a flow leaves from; `None`: paired as far as that fits (static), spread
@@ -382,14 +382,6 @@ impl Refusal {
         ("icmp-host-unreachable", Self::HostUnreachable),
         ("tcp-reset", Self::TcpReset),
     ];
-}
-
-impl OutboundRule {
-    /// Timeouts of the rule's flows in ticks, by `nat_common::net::timers::TimerClass`.
-    #[must_use]
-    pub const fn timeouts(&self) -> [Tick; TIMER_CLASSES] {
-        timers::azure_lb(self.idle_timeout)
-    }
 }
 
 impl Gateway {

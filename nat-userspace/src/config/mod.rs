@@ -15,6 +15,7 @@ mod host;
 mod instance;
 mod limits;
 mod names;
+mod options;
 mod policy;
 mod pools;
 mod ports;
@@ -25,6 +26,7 @@ mod schema;
 mod selection;
 #[cfg(test)]
 mod tests;
+mod timeouts;
 mod unused;
 mod validate;
 mod values;
@@ -41,7 +43,9 @@ pub use self::{
         Selection, TcpReset, XdpMode,
     },
     host::{HostFacts, keep_host_ports, taken_from_host},
+    options::{Clamp, Filtering, IpId, Mapping, Options, PROTOCOLS},
     report::{ConfigError, Diagnostic, Place, Severity, Source, Warning},
+    timeouts::{PortTimeout, RuleTimers},
     values::grouped,
 };
 use self::{

@@ -12,23 +12,17 @@ use super::{
     decode::Report,
     gateway::{Allocation, OutboundRule, Protocol, Refusal, RstCheck, TcpReset},
     limits::{destinations, limits},
+    options::options,
     ports::given_ports,
     references::{frontends, pool},
     schema::RuleSection,
     selection::selection,
+    timeouts::timers,
     validate::{Objects, choice, refusal, text_of, unique_names},
-    values::seconds,
 };
 
 /// Bytes of a rule's or policy's name in the data path's tables.
 pub(super) const LONG_NAME_BYTES: usize = 48;
-/// Idle timeouts that Azure accepts for outbound rules, in seconds ("Outbound rules").
-const AZURE_IDLE: std::ops::RangeInclusive<u32> = 240..=7200;
-const DEFAULT_IDLE: u32 = 240;
-
-/// Values of a rule that this version knows only one word for.
-#[derive(Clone, Copy, Default)]
-struct Only;
 
 /// A rule and where its port count is decided.
 pub(super) struct PlacedRule {
@@ -80,11 +74,19 @@ fn rule(
     for_tcp_only(section, protocol, report);
     let share = share(section, report);
     let limits = limits(section.limits.as_ref(), protocol, report);
+    let options = options(section, protocol, report);
     let mut rule = OutboundRule {
         name: text_of(section.name.as_ref()),
         frontends: frontends.iter().map(|(frontend, _)| *frontend).collect(),
         protocol,
-        idle_timeout: idle_timeout(section.idle_timeout.as_ref(), protocol, report),
+        timers: timers(
+            section.idle_timeout.as_ref(),
+            section.timeouts.as_ref(),
+            protocol,
+            options.protocols != 0,
+            report,
+        ),
+        options,
         excluded: section.excluded_ports.as_ref().map(|list| given_ports(list, report)).unwrap_or_default(),
         limits,
         destinations: destinations(section, protocol, report),
@@ -120,13 +122,6 @@ fn rule(
 /// Checks the keys that take one of a few words and decide nothing but themselves; the only one with a choice is the
 /// protocol.
 fn words(section: &RuleSection, report: &mut Report) -> Protocol {
-    choice(
-        "mapping",
-        section.mapping.as_ref(),
-        &[("address-and-port-dependent", Only)],
-        &["endpoint-independent"],
-        report,
-    );
     let protocols = [("all", Protocol::All), ("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
     choice("protocol", section.protocol.as_ref(), &protocols, &[], report)
 }
@@ -141,33 +136,6 @@ fn for_tcp_only(section: &RuleSection, protocol: Protocol, report: &mut Report) 
             report
                 .warning(value.span(), format!("`{key}` has no effect on a rule for udp"))
                 .help("only TCP connections are reset");
-        }
-    }
-}
-
-/// Seconds of `idle_timeout`.
-pub(super) fn idle_timeout(value: Option<&Spanned<String>>, protocol: Protocol, report: &mut Report) -> u32 {
-    let Some(value) = value else { return DEFAULT_IDLE };
-    let text = value.get_ref();
-    match seconds(text) {
-        Err(fault) => {
-            report.error(value.span(), fault.message).help(fault.help);
-            DEFAULT_IDLE
-        }
-        Ok(seconds) => {
-            if protocol == Protocol::Udp {
-                report
-                    .warning(value.span(), "`idle_timeout` has no effect on a rule for udp")
-                    .help("it is the timer of established TCP connections");
-            } else if !AZURE_IDLE.contains(&seconds) {
-                report
-                    .warning(
-                        value.span(),
-                        format!("idle timeout `{text}` is outside the 4m to 120m that Azure accepts"),
-                    )
-                    .help("natgw keeps to it; for Azure's behaviour choose from `4m` to `120m`");
-            }
-            seconds
         }
     }
 }

@@ -92,12 +92,19 @@ const fn unusable(address: Ipv4Addr) -> Option<&'static str> {
 
 /// Seconds in a duration such as `4m`, `240s`, `2h` or `1h30m`: 1 … [`MAX_TIMEOUT_SECONDS`].
 pub(super) fn seconds(text: &str) -> Result<u32, Fault> {
+    match seconds_or_none(text) {
+        Ok(0) => fault(format!("`{text}` is no time at all"), "the shortest timeout is `1s`"),
+        found => found,
+    }
+}
+
+/// As [`seconds`], and 0.
+pub(super) fn seconds_or_none(text: &str) -> Result<u32, Fault> {
     let examples = "for example `240s`, `4m`, `2h` or `1h30m`";
     let Some(total) = sum_of_units(text) else {
         return fault(format!("`{text}` is not a duration"), examples);
     };
     match u32::try_from(total) {
-        Ok(0) => fault(format!("`{text}` is no time at all"), "the shortest timeout is `1s`"),
         Ok(seconds) if seconds <= MAX_TIMEOUT_SECONDS => Ok(seconds),
         _ => fault(
             format!("`{text}` is too long"),

@@ -174,7 +174,7 @@ mod tests {
         PortPlan {
             backends: vec![Some(backend)],
             rules: vec![Some(rule)],
-            grants: vec![[Grant::default(); 3]],
+            grants: vec![[Grant::default(); 4]],
             ..PortPlan::default()
         }
     }

@@ -19,7 +19,8 @@ use nat_common::abi::{
 use super::{pin::Instance, policy, tables::Tables};
 use crate::{
     plan::{
-        BackendSlot, CLASS_COUNT, FrontendSlot, LiveSlots, PolicyPlan, PolicySlot, PortPlan, RuleSlot, Status,
+        BackendSlot, FrontendSlot, GRANT_CLASSES, LiveSlots, PolicyPlan, PolicySlot, PortPlan, RuleSlot,
+        Status,
     },
     view,
 };
@@ -245,8 +246,8 @@ pub fn refresh_owned(
 #[must_use]
 pub fn plan_of(tables: &view::instance::Instance) -> PortPlan {
     let grants = tables.grants.chunks(CLASSES as usize).map(|of_backend| {
-        let mut known = [Grant::default(); CLASS_COUNT];
-        known.copy_from_slice(&of_backend[..CLASS_COUNT]);
+        let mut known = [Grant::default(); GRANT_CLASSES];
+        known.copy_from_slice(of_backend);
         known
     });
     let instance = |(address, instance): &([u8; 4], nat_common::abi::policy::Instance)| {

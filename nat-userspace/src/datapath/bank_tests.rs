@@ -31,8 +31,7 @@ fn read_back(plan: &PortPlan) -> view::instance::Instance {
     tables.meta.max_backends = plan.max_backends;
     let slots = |slot: u32| at(&plan.backends, slot).map_or_else(BackendInfo::zeroed, BackendSlot::to_abi);
     tables.backends = (0..plan.backend_slots()).map(slots).collect();
-    tables.grants =
-        plan.grants.iter().flat_map(|grants| grants.iter().copied().chain([Grant::default()])).collect();
+    tables.grants = plan.grants.iter().flatten().copied().collect();
     tables.sets = plan.sets.clone();
     tables.rules = (0..MAX_RULES)
         .map(|slot| at(&plan.rules, slot).map_or_else(Rule::zeroed, RuleSlot::to_abi))

@@ -4,6 +4,7 @@
 //! Flows are never cut by a change: those on ports that go away *drain*, which means that they finish where they are
 //! while no new flow gets these ports. Field names are those of the JSON.
 
+mod options;
 pub mod policies;
 pub mod rules;
 pub mod settings;
@@ -283,7 +284,7 @@ fn blocks(before: &PortPlan, after: &PortPlan, flows: &FlowCounts, result: &mut 
     let addresses: BTreeSet<Ipv4Addr> = known.map(|backend| backend.address).collect();
     for address in addresses {
         let (old, new) = (before.backend_slot(address), after.backend_slot(address));
-        for (class, protocol) in (0..).zip(CLASS_NAMES) {
+        for (class, protocol) in (0..).zip(CLASS_NAMES.into_iter().chain([OTHER])) {
             let (was, becomes) = (ports(before, old, class), ports(after, new, class));
             let of_grant = old.and_then(|slot| by_grant.get(&grant_slot(slot, class)));
             let count = |wanted: &dyn Fn(Ipv4Addr, u16) -> bool| -> u64 {
@@ -299,7 +300,8 @@ fn blocks(before: &PortPlan, after: &PortPlan, flows: &FlowCounts, result: &mut 
                     && !becomes.contains(frontend, port)
                     && !before.policy.instances.contains_key(&frontend)
             });
-            if was.runs.is_empty() && becomes.runs.is_empty() {
+            // Other protocols have no ports of their own: theirs are those of UDP.
+            if was.runs.is_empty() && becomes.runs.is_empty() || protocol == OTHER {
                 continue;
             }
             let change = was.compare(&becomes);
@@ -319,6 +321,8 @@ fn blocks(before: &PortPlan, after: &PortPlan, flows: &FlowCounts, result: &mut 
         }
     }
 }
+
+const OTHER: &str = "other";
 
 fn name_of(plan: &PortPlan, slot: Option<u32>) -> Option<String> {
     named(&plan.backends.get(slot? as usize)?.as_ref()?.name)

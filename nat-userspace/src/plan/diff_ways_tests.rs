@@ -87,6 +87,58 @@ fn every_setting_of_a_rule_is_seen() {
 }
 
 #[test]
+fn every_option_and_timer_of_a_rule_is_seen() {
+    let options = "mapping = 'endpoint-independent'\nfiltering = 'endpoint-independent'\nport_parity = true\nport_range = true\n\
+                   mss_clamp = 1360\nip_id = 'all'\nother_protocols = ['gre', 'esp']\n[outbound_rule.timeouts]\n\
+                   after_idle = '10s'\nafter_udp = '65s'\nudp_refresh = 'both'\nudp = '2m'\n\
+                   udp_ports = [{ ports = [53, '5000-5100'], timeout = '10s' }]\n";
+    let found = changed(["", "ports_per_backend = 8"], ["", &format!("ports_per_backend = 8\n{options}")]);
+    let [rule] = &found.rules.changed[..] else { panic!("{found:#?}") };
+    let said: Vec<String> =
+        rule.settings.iter().map(|setting| serde_json::to_string(setting).expect("JSON")).collect();
+    let wanted = [
+        ("after_idle", r#""0s""#, r#""10s""#),
+        ("after_udp", r#""0s""#, r#""65s""#),
+        ("udp_refresh", r#""either""#, r#""both""#),
+        ("udp_ports", "null", r#"["53: 10s","5000-5100: 10s"]"#),
+        ("mapping", r#""address-and-port-dependent""#, r#""endpoint-independent""#),
+        ("filtering", "null", r#""endpoint-independent""#),
+        ("port_parity", "null", r#""true""#),
+        ("port_range", "null", r#""true""#),
+        ("mss_clamp", r#""off""#, "1360"),
+        ("ip_id", r#""fragments""#, r#""all""#),
+        ("other_protocols", "null", r#"["gre","esp"]"#),
+    ]
+    .map(|(key, before, after)| format!(r#"{{"setting":"{key}","before":{before},"after":{after}}}"#));
+    assert_eq!(said, wanted);
+    let [udp] = &rule.timeouts[..] else { panic!("{:?}", rule.timeouts) };
+    assert_eq!((udp.state, udp.before_seconds, udp.after_seconds), ("udp", 240, 120));
+    assert!(!found.blocks.iter().any(Block::is_change), "other protocols have no ports of their own");
+}
+
+/// Flows of other protocols are on the ports of UDP, and drain like them.
+#[test]
+fn flows_of_other_protocols_drain() {
+    use nat_common::abi::config::CLASS_OTHER;
+    let with = |more: &str| planned(None, "", &format!("ports_per_backend = 8\n{more}"));
+    let before = with("other_protocols = ['gre']");
+    let own = before.own(0, CLASS_OTHER as usize).expect("ports").segments[0];
+    let place = FlowPlace {
+        grant: grant_slot(0, CLASS_OTHER),
+        rule: 0,
+        frontend: own.address.into(),
+        port: own.first,
+    };
+    let flows = FlowCounts(HashMap::from([(place, 3)]));
+    let text = "ports_per_backend = 8";
+    let after = planned(Some(&before), "", text);
+    let found = diff(&before, &after, &flows);
+    assert_eq!((found.totals.flows_draining, found.totals.flows_draining_already), (3, 0));
+    let found = diff(&before, &before, &flows);
+    assert_eq!((found.totals.flows_draining, found.totals.flows_draining_already), (0, 0));
+}
+
+#[test]
 fn another_selection_moves_ports_or_says_so() {
     let dynamic = |selection: &str| format!("allocation = 'dynamic'\nfrontend_selection = '{selection}'");
     let found = changed(["", &dynamic("spread")], ["", &dynamic("paired")]);

@@ -35,8 +35,8 @@ pub use self::{
     capacity::over_committed,
     error::PlanError,
     model::{
-        BackendSlot, CLASS_COUNT, Claimed, FrontendSlot, LiveSlots, NoFlows, PortPlan, RuleSlot, Status,
-        segments, table_shares, table_size,
+        BackendSlot, CLASS_COUNT, Claimed, FrontendSlot, GRANT_CLASSES, LiveSlots, NoFlows, PortPlan,
+        RuleSlot, Status, segments, table_shares, table_size,
     },
     policy::{PolicyPlan, PolicySlot},
     runs::{Change, Run},

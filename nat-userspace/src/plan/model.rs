@@ -10,8 +10,8 @@ use nat_common::{
     Tick,
     abi::{
         config::{
-            CLAIMED_BYTES, CLASS_ICMP, CLASS_NAMES, FRONTEND_DRAINING, Frontend, MIN_BACKENDS, name_of,
-            padded,
+            CLAIMED_BYTES, CLASS_ICMP, CLASS_NAMES, CLASSES, FRONTEND_DRAINING, Frontend, MIN_BACKENDS,
+            name_of, padded,
         },
         grant::{
             BackendInfo, Grant, Limits, MAX_PORT_TIMERS, MAX_SEGMENTS, PortSet, PortTimer, RULE_WITHOUT_TCP,
@@ -27,6 +27,9 @@ use crate::config::Gateway;
 /// Protocol classes that have ports of their own.
 pub const CLASS_COUNT: usize = CLASS_NAMES.len();
 const _: () = assert!(CLASS_COUNT == CLASS_ICMP as usize + 1, "classes with ports come first");
+
+/// Protocol classes that grants are for: those, and the other protocols, which use the ports of UDP.
+pub const GRANT_CLASSES: usize = CLASSES as usize;
 
 /// Bitmaps of one address by class, as [`nat_common::abi::config::Frontend::claimed`].
 pub type Claimed = [[u8; CLAIMED_BYTES]; CLASS_COUNT];
@@ -47,7 +50,7 @@ pub struct PortPlan {
     /// By rule slot.
     pub rules: Vec<Option<RuleSlot>>,
     /// By backend slot, then class.
-    pub grants: Vec<[Grant; CLASS_COUNT]>,
+    pub grants: Vec<[Grant; GRANT_CLASSES]>,
     /// By set slot; without ports: slot free.
     pub sets: Vec<PortSet>,
     /// Policies and instance IPs.
@@ -221,13 +224,18 @@ impl RuleSlot {
         })
     }
 
-    /// The shortest idle timeout that a flow of this rule can have, in ticks.
+    /// The shortest time after its last packet, in ticks, in which the port of a flow of this rule can come free.
     fn shortest(&self) -> Tick {
         let without_tcp = self.flags & RULE_WITHOUT_TCP != 0;
-        let used = TimerClass::ALL
-            .into_iter()
-            .filter(|class| !without_tcp || matches!(class, TimerClass::Udp | TimerClass::Icmp));
-        used.map(|class| self.timeouts[class as usize]).min().unwrap_or(0)
+        let used = TimerClass::ALL.into_iter().filter(|class| {
+            !without_tcp || matches!(class, TimerClass::Udp | TimerClass::Icmp | TimerClass::Other)
+        });
+        let rest = self.rests[TimerClass::Udp as usize];
+        let by_port = self.udp_ports.iter().filter(|timer| timer.last != 0).map(|timer| timer.timeout + rest);
+        used.map(|class| self.timeouts[class as usize] + self.rests[class as usize])
+            .chain(by_port)
+            .min()
+            .unwrap_or(0)
     }
 }
 
@@ -324,7 +332,7 @@ impl PortPlan {
             .enumerate()
             .filter_map(|(slot, frontend)| Some((frontend.as_ref()?.address.octets(), slot)))
             .collect();
-        let by_class = |grants: &[Grant; CLASS_COUNT]| {
+        let by_class = |grants: &[Grant; GRANT_CLASSES]| {
             let numbers = |class: usize| [(class, grants[class].own), (class, grants[class].shared)];
             (0..CLASS_COUNT).flat_map(numbers).collect::<Vec<_>>()
         };

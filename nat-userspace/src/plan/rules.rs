@@ -3,31 +3,38 @@
 
 use nat_common::abi::{
     config::CLASS_TCP,
-    flow::FLOW_SEQUENCE,
+    flow::{FLOW_CLAMP, FLOW_IDENTIFY, FLOW_MAPPED, FLOW_SEQUENCE},
     grant::{
-        Destination, Limits, RULE_FLOW_SHIFT, RULE_LIMITED, RULE_RESET_CHECK, RULE_RESET_IDLE,
-        RULE_RESET_PACKET, RULE_WITHOUT_TCP,
+        Destination, Limits, MAX_PORT_TIMERS, PortTimer, RULE_FILTER_ADDRESS, RULE_FILTER_NONE,
+        RULE_FLOW_SHIFT, RULE_KEEP_ID, RULE_LIMITED, RULE_MAPPED, RULE_PARITY, RULE_RANGE, RULE_RESET_CHECK,
+        RULE_RESET_IDLE, RULE_RESET_PACKET, RULE_WITHOUT_TCP,
     },
 };
+use nat_common::tick;
 
 use super::model::{RuleSlot, Status};
-use crate::config::{DestinationLimit, OutboundRule, RstCheck};
+use crate::config::{
+    Clamp, DestinationLimit, Filtering, IpId, Mapping, Options, OutboundRule, PortTimeout, RstCheck,
+};
 
 /// A configured rule.
 pub(super) fn slot(rule: &OutboundRule) -> RuleSlot {
     let limits = limits(rule);
-    let limited = if limits == Limits::default() { 0 } else { RULE_LIMITED };
+    let limited = limits != Limits::default();
     RuleSlot {
         name: rule.name.clone(),
-        timeouts: rule.timeouts(),
+        timeouts: rule.timers.timers.timeout_ticks(),
         status: Status::Configured,
         on_refusal: rule.on_refusal as u32,
-        flags: limited | tcp_flags(rule),
+        flags: flags(rule, limited),
         limits,
-        rests: Default::default(),
-        udp_ports: Default::default(),
-        segment_size: 0,
-        protocols: 0,
+        rests: rule.timers.timers.rest_ticks(),
+        udp_ports: udp_ports(&rule.timers.udp_ports),
+        segment_size: match rule.options.clamp {
+            Clamp::Size(size) => size.into(),
+            Clamp::Off | Clamp::Auto => 0,
+        },
+        protocols: rule.options.protocols,
     }
 }
 
@@ -43,6 +50,43 @@ fn tcp_flags(rule: &OutboundRule) -> u32 {
         [(idle, RULE_RESET_IDLE), (rule.tcp_reset.on_packet(), RULE_RESET_PACKET), (check, RULE_RESET_CHECK)];
     let wanted = flags.into_iter().filter(|(wanted, _)| *wanted);
     wanted.fold(u32::from(flow) << RULE_FLOW_SHIFT, |all, (_, flag)| all | flag)
+}
+
+fn flags(rule: &OutboundRule, limited: bool) -> u32 {
+    let Options { mapping, clamp, ip_id, protocols: _ } = rule.options;
+    let of_flow = |flag: u8| u32::from(flag) << RULE_FLOW_SHIFT;
+    let when = |condition: bool, flags: u32| if condition { flags } else { 0 };
+    let mapped = match mapping {
+        Mapping::ByDestination => 0,
+        Mapping::Independent { filtering, parity, range } => {
+            let filter = match filtering {
+                Filtering::Independent => RULE_FILTER_NONE,
+                Filtering::Address => RULE_FILTER_ADDRESS,
+                Filtering::AddressAndPort => 0,
+            };
+            let choice = when(parity, RULE_PARITY) | when(range, RULE_RANGE);
+            RULE_MAPPED | of_flow(FLOW_MAPPED) | filter | choice
+        }
+    };
+    let identification = match ip_id {
+        IpId::Fragments => 0,
+        IpId::All => of_flow(FLOW_IDENTIFY),
+        IpId::Keep => RULE_KEEP_ID,
+    };
+    mapped
+        | identification
+        | when(limited, RULE_LIMITED)
+        | tcp_flags(rule)
+        | when(clamp != Clamp::Off, of_flow(FLOW_CLAMP))
+        | rule.timers.timers.refresh.flags()
+}
+
+fn udp_ports(list: &[PortTimeout]) -> [PortTimer; MAX_PORT_TIMERS] {
+    let mut timers = [PortTimer::default(); MAX_PORT_TIMERS];
+    for (place, PortTimeout { ports, timeout }) in timers.iter_mut().zip(list) {
+        *place = PortTimer { first: ports.first, last: ports.last, timeout: tick::from_seconds(*timeout) };
+    }
+    timers
 }
 
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -82,8 +126,16 @@ fn destination(to: &DestinationLimit) -> Destination {
 
 #[cfg(test)]
 mod tests {
+    use nat_common::{
+        abi::grant::{RULE_UDP_BOTH, protocol},
+        net::{
+            profiles::{AZURE_NAT, Timers},
+            timers::TimerClass,
+        },
+    };
+
     use super::*;
-    use crate::config::{Limits as Configured, Protocol, Refusal, TcpReset};
+    use crate::config::{Limits as Configured, PortRange, Protocol, Refusal, RuleTimers, TcpReset};
 
     #[test]
     fn limits_are_as_the_data_path_counts() {
@@ -99,7 +151,6 @@ mod tests {
             limits: Configured { new_flows_per_second: 1000, new_flow_burst: 50, ..Configured::default() },
             on_refusal: Refusal::TcpReset,
             destinations: vec![to, DestinationLimit { port: None, reserved: 7, ..to }],
-            idle_timeout: 240,
             ..OutboundRule::default()
         };
         let slot = slot(&rule);
@@ -140,5 +191,66 @@ mod tests {
             rule.protocol = Protocol::Udp;
             assert_eq!(slot(&rule).flags, RULE_WITHOUT_TCP);
         }
+    }
+
+    #[test]
+    fn options_are_flags() {
+        let with = |options: Options| {
+            let rule = OutboundRule { options, ..OutboundRule::default() };
+            let slot = slot(&rule);
+            assert_eq!(RuleSlot::from_abi(&slot.to_abi()), Some(slot.clone()));
+            (slot.flags, slot.segment_size, slot.protocols)
+        };
+        let mapped = |filtering, parity, range| Options {
+            mapping: Mapping::Independent { filtering, parity, range },
+            ..Options::default()
+        };
+        let of_flow = |flag: u8| u32::from(flag) << 24;
+        let independent = RULE_MAPPED | of_flow(FLOW_MAPPED);
+        let clamp = |clamp| Options { clamp, ..Options::default() };
+        let ip_id = |ip_id| Options { ip_id, ..Options::default() };
+        for (options, wanted) in [
+            (Options::default(), (0, 0, 0)),
+            (mapped(Filtering::Address, false, false), (independent | RULE_FILTER_ADDRESS, 0, 0)),
+            (
+                mapped(Filtering::Independent, true, false),
+                (independent | RULE_FILTER_NONE | RULE_PARITY, 0, 0),
+            ),
+            (mapped(Filtering::AddressAndPort, false, true), (independent | RULE_RANGE, 0, 0)),
+            (clamp(Clamp::Auto), (of_flow(FLOW_CLAMP), 0, 0)),
+            (clamp(Clamp::Size(1360)), (of_flow(FLOW_CLAMP), 1360, 0)),
+            (ip_id(IpId::All), (of_flow(FLOW_IDENTIFY), 0, 0)),
+            (ip_id(IpId::Keep), (RULE_KEEP_ID, 0, 0)),
+            (Options { protocols: protocol::GRE, ..Options::default() }, (0, 0, protocol::GRE)),
+        ] {
+            assert_eq!(with(options), wanted, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn timers_are_ticks_of_their_class() {
+        let ports = PortRange { first: 53, last: 54 };
+        let rule = OutboundRule {
+            timers: RuleTimers { timers: AZURE_NAT, udp_ports: vec![PortTimeout { ports, timeout: 10 }] },
+            ..OutboundRule::default()
+        };
+        let slot = slot(&rule);
+        assert_eq!(slot.flags, RULE_UDP_BOTH);
+        assert_eq!(slot.timeouts[TimerClass::TcpClosed as usize], tick::from_seconds(65));
+        assert_eq!(slot.rests[TimerClass::Udp as usize], tick::from_seconds(65));
+        assert_eq!(slot.rests[TimerClass::TcpEstablished as usize], 0);
+        let by_port = PortTimer { first: 53, last: 54, timeout: tick::from_seconds(10) };
+        assert_eq!(slot.udp_ports[..2], [by_port, PortTimer::default()]);
+        // A port comes free after RST first; with UDP alone, after a DNS query and its rest.
+        let shortest = |rule: &OutboundRule| {
+            let plan = crate::plan::PortPlan { rules: vec![Some(super::slot(rule))], ..Default::default() };
+            plan.shortest()
+        };
+        assert_eq!(shortest(&rule), tick::from_seconds(16));
+        let udp = OutboundRule { protocol: Protocol::Udp, ..rule };
+        assert_eq!(shortest(&udp), tick::from_seconds(60));
+        let quick = Timers { rests: [0; 8], ..udp.timers.timers };
+        let udp = OutboundRule { timers: RuleTimers { timers: quick, ..udp.timers }, ..udp };
+        assert_eq!(shortest(&udp), tick::from_seconds(10));
     }
 }

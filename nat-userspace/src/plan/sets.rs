@@ -6,11 +6,14 @@ use std::{
     net::Ipv4Addr,
 };
 
-use nat_common::abi::grant::{Grant, PortSet};
+use nat_common::abi::{
+    config::{CLASS_OTHER, CLASS_UDP},
+    grant::{Grant, PortSet},
+};
 
 use super::{
     attempts::{Laid, SetKey},
-    model::{CLASS_COUNT, PortPlan, segments},
+    model::{GRANT_CLASSES, PortPlan, segments},
 };
 use crate::config::Gateway;
 
@@ -20,7 +23,7 @@ const _: () = assert!(nat_common::abi::grant::MAX_SETS == 1 << SLOT_BITS);
 
 /// Fills in the sets and grants of `plan`, which has its slots.
 pub(super) fn fill(gateway: &Gateway, previous: &PortPlan, laid: &Laid, plan: &mut PortPlan) {
-    plan.grants = vec![[Grant::default(); CLASS_COUNT]; plan.backends.len()];
+    plan.grants = vec![[Grant::default(); GRANT_CLASSES]; plan.backends.len()];
     let slots: HashMap<Ipv4Addr, usize> = plan
         .backends
         .iter()
@@ -42,14 +45,19 @@ pub(super) fn fill(gateway: &Gateway, previous: &PortPlan, laid: &Laid, plan: &m
     for (rule, of_rule) in gateway.rules.iter().zip(&laid.backends) {
         let rule_slot = plan.rule_slot(&rule.name).unwrap_or_default();
         for (backend, sets) in gateway.backends_of(rule).iter().zip(of_rule) {
+            let grants = &mut plan.grants[slots[&backend.address]];
             for class in rule.protocol.classes() {
                 let (own, shared) = &sets[*class as usize];
-                plan.grants[slots[&backend.address]][*class as usize] = Grant {
+                grants[*class as usize] = Grant {
                     own: own.as_ref().map_or(0, number),
                     shared: shared.map_or(0, |index| shared_numbers[index]),
                     rule: rule_slot,
                     reserved: reserved.get(&backend.address).copied().unwrap_or(0),
                 };
+            }
+            if rule.options.protocols != 0 {
+                // The key of a flow has the protocol, so each has the whole set to itself.
+                grants[CLASS_OTHER as usize] = grants[CLASS_UDP as usize];
             }
         }
     }

@@ -339,8 +339,8 @@ impl<'a> FlowRow<'a> {
     }
 }
 
-/// `tcp`, `udp` or `icmp`.
+/// `tcp`, `udp`, `icmp` or `other`.
 #[must_use]
 pub fn class_name(class: u32) -> &'static str {
-    nat_common::abi::config::CLASS_NAMES.get(class as usize).copied().unwrap_or("?")
+    nat_common::abi::config::CLASS_NAMES.get(class as usize).copied().unwrap_or("other")
 }

@@ -14,7 +14,7 @@ use std::{
 use nat_common::{
     Tick,
     abi::{
-        config::{CLASS_NAMES, CLASSES, name_of},
+        config::{CLASS_NAMES, CLASS_OTHER, CLASSES, name_of},
         grant::{GrantState, PortSet},
     },
     ports,
@@ -169,6 +169,10 @@ impl<'a> PortUse<'a> {
             draining.ports.insert(u16::from_be_bytes(flow.frontend.port));
             return;
         };
+        // Each of the other protocols has all ports of the sets to itself: there is no block that they fill.
+        if flow.class() == CLASS_OTHER {
+            return;
+        }
         let uses = self.uses.entry((flow.grant, shared, segment)).or_default();
         uses.flows += 1;
         uses.ports += u32::from(self.held.insert((flow.grant, shared, number)));
@@ -190,7 +194,7 @@ impl<'a> PortUse<'a> {
         let mut rows = Vec::new();
         let mut unused: HashMap<Pool, u32> = HashMap::new();
         let mut used: HashSet<Pool> = HashSet::new();
-        for (slot, grant) in self.instance.granted() {
+        for (slot, grant) in self.instance.granted().filter(|(slot, _)| slot % CLASSES != CLASS_OTHER) {
             if let Some(set) = self.instance.own(grant) {
                 let all = 0..set.segment_count;
                 rows.extend(self.set_rows(slot, false, set, all, own.get(&slot)));

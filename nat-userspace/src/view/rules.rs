@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use nat_common::{
-    abi::config::{CLASSES, name_of},
+    abi::config::{CLASS_OTHER, CLASSES, name_of},
     net::timers::TimerClass,
     tick,
 };
@@ -46,6 +46,9 @@ pub fn summaries(instance: &Instance, flows: &[Flow]) -> Vec<RuleSummary> {
         let mut counted = HashSet::new();
         for (place, grant) in &grants {
             let class = place % CLASSES;
+            if class == CLASS_OTHER {
+                continue;
+            }
             let own = instance.own(grant);
             // What is shared counts once.
             let shared = instance.shared(grant).filter(|_| counted.insert((class, grant.shared)));

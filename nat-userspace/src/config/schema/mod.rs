@@ -4,6 +4,7 @@
 mod objects;
 mod policy;
 mod rule;
+mod timeouts;
 
 use toml::{Spanned, de::DeTable};
 
@@ -11,6 +12,7 @@ pub(super) use self::{
     objects::{BackendEntry, FrontendSection, GatewaySection, PoolSection},
     policy::{InstanceIpSection, PolicySection},
     rule::{DefaultSection, DestinationSection, LimitsSection, Pins, RuleSection},
+    timeouts::{TimeoutsSection, UdpPortsSection},
 };
 use super::{
     decode::{Key, Keys, PortEntry, Report, Section},
@@ -86,6 +88,6 @@ fn required_strings(section: &Section<'_, '_>, key: &'static str, report: &mut R
 /// Every key of every section.
 #[cfg(test)]
 pub(super) fn all_keys() -> impl Iterator<Item = &'static str> {
-    let tables = objects::TABLES.iter().chain(&rule::TABLES).chain(&policy::TABLES);
+    let tables = objects::TABLES.iter().chain(&rule::TABLES).chain(&policy::TABLES).chain(&timeouts::TABLES);
     tables.flat_map(|keys| keys.supported.iter().map(|key| key.name))
 }

@@ -6,8 +6,9 @@ use std::ops::Range;
 use toml::Spanned;
 
 use super::{
-    super::decode::{Keys, Report, Section},
-    Ports, Strings, key, required_string, required_strings,
+    super::decode::{Keys, Report, Section, WordOrNumber},
+    Ports, Strings, TimeoutsSection, key, required_string, required_strings,
+    timeouts::{OF_DEFAULT, OF_RULE, timeouts},
 };
 
 pub(in crate::config) struct RuleSection {
@@ -28,6 +29,13 @@ pub(in crate::config) struct RuleSection {
     pub(in crate::config) tcp_reset: Option<Spanned<String>>,
     pub(in crate::config) rst_check: Option<Spanned<String>>,
     pub(in crate::config) mapping: Option<Spanned<String>>,
+    pub(in crate::config) filtering: Option<Spanned<String>>,
+    pub(in crate::config) port_parity: Option<Spanned<bool>>,
+    pub(in crate::config) port_range: Option<Spanned<bool>>,
+    pub(in crate::config) mss_clamp: Option<Spanned<WordOrNumber>>,
+    pub(in crate::config) ip_id: Option<Spanned<String>>,
+    pub(in crate::config) other_protocols: Option<Strings>,
+    pub(in crate::config) timeouts: Option<TimeoutsSection>,
     pub(in crate::config) limits: Option<LimitsSection>,
     pub(in crate::config) destinations: Vec<DestinationSection>,
 }
@@ -66,6 +74,7 @@ pub(in crate::config) struct DefaultSection {
     pub(in crate::config) span: Range<usize>,
     pub(in crate::config) frontends: Option<Strings>,
     pub(in crate::config) idle_timeout: Option<Spanned<String>>,
+    pub(in crate::config) timeouts: Option<TimeoutsSection>,
     pub(in crate::config) on_refusal: Option<Spanned<String>>,
 }
 
@@ -88,13 +97,17 @@ static RULE: Keys = Keys {
         key("tcp_reset", "\"off\""),
         key("rst_check", "\"none\""),
         key("mapping", "\"address-and-port-dependent\""),
+        key("filtering", "\"address-dependent\""),
+        key("port_parity", "true"),
+        key("port_range", "true"),
+        key("mss_clamp", "\"auto\""),
+        key("ip_id", "\"fragments\""),
+        key("other_protocols", "[\"gre\"]"),
+        key("timeouts", "{ profile = \"azure-nat\" }"),
         key("limits", "{ max_flows = 10000 }"),
         key("destination", "[{ address = \"192.0.2.10\", max_flows = 800 }]"),
     ],
-    planned: &[(
-        "timeouts",
-        "remove it; `idle_timeout` sets the timer of established TCP connections, the others are those of Azure",
-    )],
+    planned: &[],
 };
 
 static PIN: Keys = Keys {
@@ -131,6 +144,7 @@ static DEFAULT: Keys = Keys {
     supported: &[
         key("frontends", "[\"fe-default\"]"),
         key("idle_timeout", "\"4m\""),
+        key("timeouts", "{ profile = \"azure-nat\" }"),
         key("on_refusal", "\"silent\""),
     ],
     planned: &[],
@@ -162,6 +176,13 @@ fn rule(section: Section<'_, '_>, report: &mut Report) -> RuleSection {
         tcp_reset: section.string("tcp_reset", report),
         rst_check: section.string("rst_check", report),
         mapping: section.string("mapping", report),
+        filtering: section.string("filtering", report),
+        port_parity: section.boolean("port_parity", report),
+        port_range: section.boolean("port_range", report),
+        mss_clamp: section.word_or_number("mss_clamp", "a word or a number of bytes", report),
+        ip_id: section.string("ip_id", report),
+        other_protocols: section.strings("other_protocols", report),
+        timeouts: timeouts(&section, &OF_RULE, report),
         limits: limits(&section, report),
         destinations: section
             .tables("destination", &DESTINATION, report)
@@ -213,6 +234,7 @@ pub(super) fn default(file: &Section<'_, '_>, report: &mut Report) -> Option<Def
     Some(DefaultSection {
         frontends: required_strings(&section, "frontends", report),
         idle_timeout: section.string("idle_timeout", report),
+        timeouts: timeouts(&section, &OF_DEFAULT, report),
         on_refusal: section.string("on_refusal", report),
         span: section.span,
     })

@@ -220,7 +220,7 @@ fn the_default_has_a_rule_for_each_protocol_left() {
         .iter()
         .map(|rule| {
             assert_eq!((rule.allocation, &rule.frontends), (Allocation::Dynamic, &vec![1]));
-            assert_eq!((rule.idle_timeout, rule.on_refusal), (600, Refusal::TcpReset));
+            assert_eq!((rule.timers.established(), rule.on_refusal), (600, Refusal::TcpReset));
             let last = gateway.backends_of(rule).iter().map(|backend| backend.address.octets()[3]);
             (rule.name.as_str(), rule.protocol, last.collect())
         })

@@ -5,6 +5,7 @@
 //! change of wording `NATGW_UPDATE_CASES=1 cargo test` rewrites what is said; read the difference before keeping it.
 
 mod meaning;
+mod timers;
 
 use std::{fmt::Write as _, fs, net::Ipv4Addr, path::Path};
 
@@ -187,7 +188,10 @@ fn the_egress_only_example_is_that_of_azure() {
     let (gateway, _) = load(&Path::new(ROOT).join("../config/egress-only.toml")).expect("it is right");
     assert_eq!((gateway.pools[0].backends.len(), gateway.rules.len()), (3, 1));
     let rule = &gateway.rules[0];
-    assert_eq!((rule.protocol, rule.idle_timeout, rule.ports_per_backend), (Protocol::All, 900, 10_000));
+    assert_eq!(
+        (rule.protocol, rule.timers.established(), rule.ports_per_backend),
+        (Protocol::All, 900, 10_000)
+    );
     assert_eq!(rule.on_refusal, Refusal::AdminProhibited);
 }
 
@@ -195,7 +199,7 @@ fn the_egress_only_example_is_that_of_azure() {
 /// about it.
 #[test]
 fn the_documentation_is_right() {
-    for (document, least) in [("configuration.md", 4), ("outbound.md", 1)] {
+    for (document, least) in [("configuration.md", 5), ("outbound.md", 1)] {
         let path = Path::new(ROOT).join("../docs").join(document);
         let text = fs::read_to_string(path).expect("documentation");
         let mut blocks = text.split("```").skip(1).step_by(2).peekable();

@@ -10,6 +10,7 @@ use nat_common::abi::{
 };
 use serde::Serialize;
 
+use super::options;
 use crate::{
     config::{Refusal, class_names},
     plan::{PortPlan, RuleSlot, model::segments},
@@ -34,12 +35,14 @@ pub enum Value {
     Number(u64),
     /// A word.
     Word(&'static str),
+    /// Another text.
+    Text(String),
     /// A list, in order.
     List(Vec<String>),
 }
 
 /// Settings by key; a key without a value is not there.
-type Settings = Vec<(&'static str, Option<Value>)>;
+pub(super) type Settings = Vec<(&'static str, Option<Value>)>;
 
 fn differences(before: Settings, after: Settings) -> Vec<Setting> {
     // Both lists name the same keys in the same order.
@@ -110,7 +113,7 @@ pub(super) fn of_rule(before: (u32, &RuleSlot, &Orders), after: (u32, &RuleSlot,
         let number = |number: u64| (number > 0).then_some(Value::Number(number));
         let destinations: Vec<String> =
             limits.destinations.iter().filter(|to| to.classes != 0).map(destination).collect();
-        vec![
+        let mut settings = vec![
             ("drain-first", orders.value(slot)),
             ("on_refusal", refusal(rule.on_refusal)),
             ("tcp_reset", Some(tcp_reset(rule.flags))),
@@ -121,7 +124,9 @@ pub(super) fn of_rule(before: (u32, &RuleSlot, &Orders), after: (u32, &RuleSlot,
             ("new_flows_per_second", number(rate(limits))),
             ("new_flow_burst", number(limits.tolerance.checked_div(limits.interval).unwrap_or(0))),
             ("destinations", (!destinations.is_empty()).then_some(Value::List(destinations))),
-        ]
+        ];
+        settings.extend(options::of_rule(rule));
+        settings
     };
     differences(settings(before), settings(after))
 }

@@ -65,7 +65,6 @@ fn rule(
         protocol,
         ports_per_backend,
         ports_explicit: true,
-        idle_timeout: 240,
         ..OutboundRule::default()
     });
 }

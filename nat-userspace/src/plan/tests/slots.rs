@@ -105,6 +105,25 @@ fn a_drained_table_of_slots_says_so() {
     );
 }
 
+/// Other protocols use the ports of UDP: the sets are the same, and nobody else has another.
+#[test]
+fn other_protocols_have_the_sets_of_udp() {
+    let mut gateway = simple(3, 1, 64);
+    rule(&mut gateway, "plain", [7, 8], &[0], Protocol::All, 64);
+    gateway.rules[0].options.protocols = nat_common::abi::grant::protocol::GRE;
+    let plan = first(&gateway);
+    for number in [0, 1, 2, 7, 8] {
+        let slot = plan.backend_slot(backend_address(number)).expect("configured") as usize;
+        let [_, udp, _, other] = plan.grants[slot];
+        assert!(if number < 3 { other == udp && !other.is_none() } else { other.is_none() }, "{number}");
+    }
+    let without = {
+        gateway.rules[0].options.protocols = 0;
+        first(&gateway)
+    };
+    assert_eq!((plan.claimed(), &plan.sets), (without.claimed(), &without.sets));
+}
+
 #[test]
 fn shares_add_up_to_the_table() {
     for (flows, backends) in [(1 << 20, 3), (1024, 1000), (65_536, 0), (100, 4096)] {
