@@ -3,5 +3,7 @@
 
 pub mod checksum;
 pub mod icmp;
+pub mod reset;
+pub mod sequence;
 pub mod state;
 pub mod timers;
