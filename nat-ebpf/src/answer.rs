@@ -62,7 +62,11 @@ fn refusal(ctx: *mut xdp_md, parsed: &Parsed, slot: u32, verdict: Verdict) -> Ve
         if reset::natgw_reset(ctx, parsed, slot) == 0 {
             return verdict.silent();
         }
-        verdict::count(|counters| counters.refusals_reset += 1);
+        if verdict.is(Reason::FlowExpired) || verdict.is(Reason::TcpNoFlow) {
+            verdict::count(|counters| counters.resets_on_packet += 1);
+        } else {
+            verdict::count(|counters| counters.refusals_reset += 1);
+        }
         return verdict.answered();
     }
     let code = if verdict.style() == REFUSAL_HOST_UNREACHABLE {

@@ -48,6 +48,9 @@ pub(crate) struct Arrival {
 /// is felt by every packet.
 pub(crate) const JUDGED: u32 = 1 << 31;
 
+/// [`Arrival::role`]: the packet is a RST that is not believed ([`crate::sequence::natgw_believed`]).
+pub(crate) const DOUBTED: u32 = 1 << 30;
+
 /// Finds the port by the device and the VLAN tags.
 #[inline(always)]
 pub(crate) fn ingress(parsed: &Parsed, now: Tick, arrival: &mut Arrival) -> Result<(), Verdict> {

@@ -10,22 +10,23 @@ use nat_common::{
     abi::{
         config::{CLASS_TCP, CLASSES, Control, MAX_RULES, ROLE_INSIDE, ROLE_OUTSIDE, banked},
         counters::Reason,
-        flow::{FlowEntry, FlowKey, HALF_INSTANCE, HALF_OUTBOUND, peer_key},
+        flow::{FLOW_SEQUENCE, FlowEntry, FlowKey, HALF_INSTANCE, HALF_OUTBOUND, peer_key},
     },
     net::{
         icmp,
-        state::{self, Direction},
+        state::{self, Direction, tcp_flag},
         timers::{self, TIMER_CLASSES, TimerClass},
     },
 };
 
 use crate::{
     atomic,
-    classify::{Arrival, JUDGED},
-    maintain,
+    classify::{Arrival, DOUBTED, JUDGED},
+    late, maintain,
     maps::{FLOWS, RULES},
     opening,
     parse::{Kind, Parsed},
+    sequence,
     verdict::Verdict,
 };
 
@@ -99,6 +100,14 @@ pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, arrival: &mut Arrival) -> 
     let opener = direction == Direction::Outbound || half & HALF_INSTANCE != 0;
     let reopens = tcp && opener && state::reopens(state & state::MASK, parsed.flags);
     if touched != now || changes || reopens {
+        // SAFETY: a map value, as above.
+        if changes
+            && parsed.flags & tcp_flag::RST != 0
+            && unsafe { (*entry).flags } & FLOW_SEQUENCE != 0
+            && sequence::natgw_believed(ctx, parsed) == 0
+        {
+            arrival.role |= DOUBTED;
+        }
         let mut done = maintain::natgw_maintain(ctx, parsed, arrival);
         if done == maintain::JUDGE {
             let code = opening::natgw_reopen(parsed, arrival);
@@ -119,7 +128,7 @@ pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, arrival: &mut Arrival) -> 
             maintain::HALF_OPEN => return Err(Verdict::from_code(opening::natgw_refuse_handshake())),
             maintain::ALIVE => {}
             maintain::GONE => return Ok(Found::Missing),
-            maintain::EXPIRED => return Err(Verdict::of(Reason::FlowExpired)),
+            maintain::EXPIRED => return Err(Verdict::from_code(late::natgw_late(parsed, arrival))),
             maintain::RECYCLED => return Err(Verdict::of(Reason::FlowRecycled)),
             _ => return Err(Verdict::of(Reason::FlowRace)),
         }

@@ -26,6 +26,7 @@ mod guard;
 mod icmp_error;
 mod inbound;
 mod instance;
+mod late;
 mod limits;
 mod log;
 mod lookup;
@@ -40,7 +41,9 @@ mod reap;
 mod record;
 mod reset;
 mod route;
+mod sequence;
 mod sweep;
+mod tell;
 mod towards;
 mod translate;
 mod verdict;
@@ -52,7 +55,10 @@ use aya_ebpf::{
     programs::{RawTracePointContext, TcContext, XdpContext},
 };
 
-use nat_common::{abi::counters::Reason, net::state::Direction};
+use nat_common::{
+    abi::{counters::Reason, flow::FLOW_SEQUENCE},
+    net::state::Direction,
+};
 
 use crate::{classify::Arrival, frame::Frame, lookup::Found, parse::Parsed, verdict::Verdict};
 
@@ -110,6 +116,10 @@ fn forward(ctx: *mut xdp_md, parsed: &mut Parsed, arrival: &mut Arrival) -> Resu
             code => return Err(Verdict::from_code(code)),
         },
     };
+    // SAFETY: a map value; of a recycled one, the numbers of a stranger move by a window at most.
+    if unsafe { (*rewrite.entry).flags } & FLOW_SEQUENCE != 0 {
+        sequence::natgw_sequence(ctx, parsed, rewrite.entry);
+    }
     emit::flow(ctx, parsed, &rewrite)
 }
 

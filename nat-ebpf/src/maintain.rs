@@ -10,7 +10,7 @@ use nat_common::{
             CLASS_TCP, CLASSES, Control, FEATURE_POLICY, HEARTBEAT_TICKS, MAX_RULES, ROLE_INSIDE,
             ROLE_OUTSIDE, banked,
         },
-        flow::{FlowEntry, FlowKey, HALF_INSTANCE, HALF_LIMITED, HALF_OUTBOUND, peer_key},
+        flow::{FLOW_MAPPED, FlowEntry, FlowKey, HALF_INSTANCE, HALF_LIMITED, HALF_OUTBOUND, peer_key},
         grant::RULE_LIMITED,
         names::delay::ANEW,
     },
@@ -22,10 +22,11 @@ use nat_common::{
 
 use crate::{
     allocate,
-    classify::{Arrival, JUDGED},
+    classify::{Arrival, DOUBTED, JUDGED},
     constants, event, limits,
     lookup::{expired, swap_word, word},
     maps::{CONTROL, FLOWS, RULES, SEARCH},
+    opening,
     parse::Parsed,
     reap,
     route::{self, Answer, Route},
@@ -36,6 +37,8 @@ struct Visit<'a> {
     key: &'a FlowKey,
     ifindex: u32,
     now: Tick,
+    /// Whether the packet shows that the flow is alive.
+    counts: bool,
 }
 
 /// The flow is alive and up to date.
@@ -97,7 +100,8 @@ pub(crate) extern "C" fn natgw_maintain(
     }
     // SAFETY: not null, and the only caller passes whole values.
     let (parsed, arrival) = unsafe { (&*parsed, &*arrival) };
-    let visit = &Visit { key: &parsed.key, ifindex: arrival.ifindex, now: arrival.now };
+    let counts = arrival.role & DOUBTED == 0;
+    let visit = &Visit { key: &parsed.key, ifindex: arrival.ifindex, now: arrival.now, counts };
     let Some(entry) = FLOWS.get_ptr_mut(visit.key) else { return GONE };
     let Some(control) = CONTROL.get_ptr(0) else { return RACE };
     // SAFETY: array element.
@@ -117,7 +121,8 @@ pub(crate) extern "C" fn natgw_maintain(
     let flags = parsed.flags;
     let outbound = half & HALF_OUTBOUND != 0;
     let opening = (outbound || half & HALF_INSTANCE != 0) && (class != CLASS_TCP || state::opens(flags));
-    let over = expired(visit.key, entry, timers::class_of(class, state), control, visit.now, 0);
+    let over = state & state::TOLD != 0
+        || expired(visit.key, entry, timers::class_of(class, state), control, visit.now, 0);
     if over && !opening {
         return EXPIRED;
     }
@@ -134,7 +139,8 @@ pub(crate) extern "C" fn natgw_maintain(
         }
     } else {
         let direction = if outbound { Direction::Outbound } else { Direction::Inbound };
-        let bits = if class == CLASS_TCP { state::tcp_bits(state, direction, flags) } else { 0 };
+        let bits =
+            if class == CLASS_TCP && visit.counts { state::tcp_bits(state, direction, flags) } else { 0 };
         if bits != 0 {
             note(visit.key, entry, bits, visit.now);
         }
@@ -173,7 +179,7 @@ fn touch(ctx: *mut xdp_md, visit: &Visit, entry: *mut FlowEntry, control: &Contr
             }
         }
         let state = (word(entry) >> 32) as u32 & state::MASK;
-        if timers::class_of((*entry).grant % CLASSES, state).refreshes() {
+        if visit.counts && timers::class_of((*entry).grant % CLASSES, state).refreshes() {
             (*entry).touched = visit.now;
         }
     }
@@ -282,7 +288,8 @@ fn reopen(key: &FlowKey, entry: *mut FlowEntry, first: u64, flags: u8, now: Tick
         }
         return RACE;
     }
-    fresh(entry, now);
+    let flags = flags_now(entry);
+    fresh(entry, flags, now);
     let peer = peer_key(key, address, port, half);
     if let Some(other) = FLOWS.get_ptr_mut(&peer) {
         for _ in 0..4 {
@@ -291,7 +298,7 @@ fn reopen(key: &FlowKey, entry: *mut FlowEntry, first: u64, flags: u8, now: Tick
                 break;
             }
         }
-        fresh(other, now);
+        fresh(other, flags, now);
         // SAFETY: a map value; aligned 32-bit store.
         unsafe { (*other).touched = 0 };
     }
@@ -317,11 +324,23 @@ fn admitted_anew(entry: *const FlowEntry) -> bool {
             }))
 }
 
+/// What is done for a new connection on an old tuple: what its rule says by now, and the port is whose it was.
 #[inline(always)]
-fn fresh(entry: *mut FlowEntry, now: Tick) {
+fn flags_now(entry: *const FlowEntry) -> u8 {
+    // SAFETY: map value and array element.
+    unsafe {
+        let bank = CONTROL.get_ptr(0).map_or(0, |control| (*control).bank & 1);
+        let flags = opening::flow_flags(bank, u32::from((*entry).rule), (*entry).grant % CLASSES);
+        flags & !FLOW_MAPPED | (*entry).flags & FLOW_MAPPED
+    }
+}
+
+#[inline(always)]
+fn fresh(entry: *mut FlowEntry, flags: u8, now: Tick) {
     // SAFETY: a map value that belongs to the caller since it swapped the state word.
     unsafe {
         (*entry).created = now;
+        (*entry).flags = flags;
         (*entry).epoch = 0;
         (*entry).packets = 0;
         (*entry).bytes = 0;

@@ -13,6 +13,7 @@ use nat_common::abi::{
         MIN_BACKENDS, Meta, PortConfig, PortTag, SweepArgs, Table,
     },
     counters::Counters,
+    event::{RESETS_BYTES, ResetCounts},
     flow::{FlowEntry, FlowKey},
     grant::{
         BackendInfo, BackendKey, BackendRef, BackendState, Grant, GrantState, MAX_SETS, PortSet, Quota, Rule,
@@ -127,6 +128,12 @@ pub(crate) static ICMP_BUDGET: PerCpuArray<IcmpBudget> = PerCpuArray::with_max_e
 /// Writer: data path. Full: the event is lost and counted.
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+/// Writer: sweep. Full: the flow waits for the next pass.
+#[map]
+pub(crate) static RESETS: RingBuf = RingBuf::with_byte_size(RESETS_BYTES, 0);
+/// Writer: daemon.
+#[map]
+pub(crate) static RESET_COUNTS: Array<ResetCounts> = Array::with_max_entries(1, 0);
 /// Writer: data path; each CPU its own copy. Scratch of one search, not read by user space.
 #[map]
 pub(crate) static SEARCH: PerCpuArray<Search> = PerCpuArray::with_max_entries(1, 0);

@@ -4,8 +4,9 @@
 use aya_ebpf::bindings::xdp_md;
 use nat_common::{
     abi::{
-        config::{CLASS_TCP, Control, FEATURE_POLICY, MAX_RULES, NO_SLOT, banked},
+        config::{CLASS_TCP, CLASSES, Control, FEATURE_POLICY, MAX_RULES, NO_SLOT, banked},
         counters::Reason,
+        flow::FLOW_SEQUENCE,
         grant::{BackendRef, Grant, REFUSAL_SILENT, RULE_FLOW_SHIFT, grant_slot},
     },
     net::{
@@ -17,7 +18,7 @@ use nat_common::{
 use crate::{
     allocate,
     classify::{self, Arrival, OPEN, OPEN_INBOUND, no_rule},
-    event, limits,
+    event, late, limits,
     lookup::word,
     maps::{CONTROL, FLOWS, RULES, SEARCH},
     parse::{ICMP, Parsed},
@@ -47,7 +48,9 @@ pub(crate) fn outbound(
         return Err(no_rule(arrival, control, grant_slot(backend, class)));
     };
     if u32::from(parsed.class) == CLASS_TCP && !state::opens(parsed.flags) {
-        return Err(Verdict::of(Reason::TcpNoFlow));
+        // SAFETY: array element.
+        let rule = unsafe { (*grant).rule };
+        return Err(late::segment(Reason::TcpNoFlow, parsed, arrival, bank, (rule, slot)));
     }
     if parsed.key.protocol == ICMP && parsed.icmp_type != icmp::ECHO_REQUEST {
         return Err(Verdict::of(Reason::IcmpUnsupported));
@@ -99,7 +102,7 @@ fn request(
     request.grant = banked(bank, slot);
     request.rule = banked(bank, rule);
     request.on_refusal = on_refusal(bank, rule);
-    request.flags = flow_flags(bank, rule);
+    request.flags = flow_flags(bank, rule, slot % CLASSES);
     request.now = arrival.now;
     Some(request)
 }
@@ -146,13 +149,14 @@ pub(crate) fn on_refusal(bank: u32, rule: u32) -> u32 {
     RULES.get_ptr(banked(bank, rule % MAX_RULES)).map_or(0, |rule| unsafe { (*rule).on_refusal })
 }
 
-/// `FLOW_*` of a rule's new flows.
+/// `FLOW_*` of a rule's new flows in a protocol class.
 #[inline(always)]
-fn flow_flags(bank: u32, rule: u32) -> u8 {
+pub(crate) fn flow_flags(bank: u32, rule: u32, class: u32) -> u8 {
+    let none = if class == CLASS_TCP { 0 } else { FLOW_SEQUENCE };
     // SAFETY: array element.
     RULES
         .get_ptr(banked(bank, rule % MAX_RULES))
-        .map_or(0, |rule| unsafe { ((*rule).flags >> RULE_FLOW_SHIFT) as u8 })
+        .map_or(0, |rule| unsafe { ((*rule).flags >> RULE_FLOW_SHIFT) as u8 & !none })
 }
 
 /// [`natgw_reopen`]: the packet may open its flow again.

@@ -20,7 +20,7 @@ use crate::{
     atomic, clock,
     lookup::{expired, word},
     maps::{CONTROL, FLOWS, SWEEP, TABLE},
-    reap,
+    reap, tell,
 };
 
 /// Visits every entry (Linux 5.13).
@@ -68,22 +68,35 @@ unsafe extern "C" fn visit(
             args.live[timer as usize & (TIMER_CLASSES - 1)] += 1;
             return 0;
         }
+        let untold = tell::wanted(entry, bits, timer, &*control);
+        if untold && !expired(&key, entry, timer, &*control, now, tell::PATIENCE) {
+            // Told in this pass or the next one, and only then reclaimed.
+            if expired(&key, entry, timer, &*control, now, tell::SETTLED) {
+                tell::hand_over(&key, entry, first, now);
+            }
+            args.pending += 1;
+            return 0;
+        }
         if args.reclaimed >= args.limit || !expired(&key, entry, timer, &*control, now, GRACE) {
             args.pending += 1;
             return 0;
         }
-        reclaim(&key, entry, first, args);
+        if reclaim(&key, entry, first, args) && untold {
+            tell::given_up();
+        }
     }
     0
 }
 
 #[inline(always)]
-fn reclaim(key: &FlowKey, entry: *mut FlowEntry, first: u64, args: &mut SweepArgs) {
-    if reap::flow(key, entry, first) {
+fn reclaim(key: &FlowKey, entry: *mut FlowEntry, first: u64, args: &mut SweepArgs) -> bool {
+    let removed = reap::flow(key, entry, first);
+    if removed {
         args.reclaimed += 1;
         if let Some(table) = TABLE.get_ptr_mut(0) {
             // SAFETY: array element.
             unsafe { atomic::add(&raw mut (*table).swept, 1) };
         }
     }
+    removed
 }

@@ -157,6 +157,12 @@ impl Case {
         self.then(Expect::Reset, reason).change("refusals_reset", 1)
     }
 
+    /// It comes too late, and its sender hears so by RST.
+    #[must_use]
+    pub fn reset_late(self, reason: Reason) -> Self {
+        self.then(Expect::Reset, reason).change("resets_on_packet", 1)
+    }
+
     /// It leaves inside as this packet.
     #[must_use]
     pub fn back(self, packet: Packet) -> Self {

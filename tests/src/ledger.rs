@@ -39,6 +39,8 @@ impl Ledger {
             same_flow_races,
             refusals_icmp,
             refusals_reset,
+            resets_on_packet,
+            resets_doubted,
         } = lab.maps.sum_counters()?;
         rows.add("seen", seen);
         rows.add("seen_bytes", seen_bytes);
@@ -54,6 +56,8 @@ impl Ledger {
         rows.add("same_flow_races", same_flow_races);
         rows.add("refusals_icmp", refusals_icmp);
         rows.add("refusals_reset", refusals_reset);
+        rows.add("resets_on_packet", resets_on_packet);
+        rows.add("resets_doubted", resets_doubted);
         for slot in 0..u32::try_from(lab.world.backends.len())? {
             let BackendState { flows, refused_rule, refused_policy } =
                 lab.maps.backend_state.get(&slot, 0)?;
@@ -80,11 +84,14 @@ impl Ledger {
             }
         }
         // Whether a flow that drains was noted depends on what was under pressure.
-        let Table { burst, flows, swept, taken_over, drained: _ } = lab.maps.table.get(&0, 0)?;
+        let Table { burst, flows, swept, taken_over, drained: _, told, untold } =
+            lab.maps.table.get(&0, 0)?;
         rows.add("table.burst", burst);
         rows.add("table.flows", flows);
         rows.add("table.swept", swept);
         rows.add("table.taken_over", taken_over);
+        rows.add("table.told", told);
+        rows.add("table.untold", untold);
         for (slot, _) in lab.world.policies.iter().enumerate() {
             let packets = lab.maps.policy_state.get(&u32::try_from(slot)?, 0)?.packets;
             rows.add(&format!("policy.{slot}"), packets);

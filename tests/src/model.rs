@@ -41,6 +41,7 @@ pub struct Flow {
     /// Whether it took from the common budget.
     pub burst: bool,
     syn: [bool; 2],
+    syn_ack: [bool; 2],
     fin: [bool; 2],
     established: bool,
     reset: bool,
@@ -127,10 +128,12 @@ impl Flow {
         }
         if flags & SYN != 0 {
             self.syn[side] = true;
+            self.syn_ack[side] |= flags & ACK != 0;
+            self.established |= self.syn_ack == [true; 2];
         } else if flags & ACK != 0 && self.syn == [true; 2] {
             self.established = true;
         }
-        if flags & FIN != 0 {
+        if flags & FIN != 0 && self.established {
             self.fin[side] = true;
         }
     }

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use nat_common::abi::counters::Reason;
 use nat_tests::{
     case::run_all,
-    cases::{self, deny, errors, forward, instance, policy, precedence, refusal, timers, translate, vlan},
+    cases::{
+        self, deny, errors, forward, instance, policy, precedence, refusal, tcp, timers, translate, vlan,
+    },
 };
 
 #[test]
@@ -57,6 +59,11 @@ fn precedence() {
 #[test]
 fn refusal() {
     run_all(&refusal::cases());
+}
+
+#[test]
+fn tcp() {
+    run_all(&tcp::cases());
 }
 
 /// Verdicts that no sequence of single packets on one CPU reaches for certain, and where they are tested.

@@ -214,8 +214,12 @@ pub struct Table {
     /// Flows that ended on ports which no longer belong to their grant: summaries of full leaves made before are not
     /// believed any more ([`super::record::RootRecord::drained`]).
     pub drained: u64,
+    /// TCP flows that ended idle and were handed to the daemon, to tell both ends.
+    pub told: u64,
+    /// TCP flows that ended idle and could not be handed over in time: nobody took them from a full ring buffer.
+    pub untold: u64,
 }
-layout!(Table, 40);
+layout!(Table, 56);
 
 /// Arguments and result of one sweep.
 #[repr(C)]

@@ -147,8 +147,13 @@ pub struct Counters {
     pub refusals_icmp: u64,
     /// Refused packets whose sender was told by RST.
     pub refusals_reset: u64,
+    /// TCP segments on a flow that is over, or on none, whose sender was told by RST
+    /// ([`super::grant::RULE_RESET_PACKET`]).
+    pub resets_on_packet: u64,
+    /// RST segments that were translated and not believed ([`super::grant::RULE_RESET_CHECK`]).
+    pub resets_doubted: u64,
 }
-layout!(Counters, 16 + 16 * REASON_SLOTS + 64);
+layout!(Counters, 16 + 16 * REASON_SLOTS + 80);
 
 #[cfg(test)]
 mod tests {

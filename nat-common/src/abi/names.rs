@@ -76,9 +76,14 @@ pub const ICMP_BUDGET: &str = "ICMP_BUDGET";
 /// Ring buffer of [`super::event::Event`].
 pub const EVENTS: &str = "EVENTS";
 
+/// Ring buffer of [`super::event::IdleReset`].
+pub const RESETS: &str = "RESETS";
+/// 0 → [`super::event::ResetCounts`].
+pub const RESET_COUNTS: &str = "RESET_COUNTS";
+
 /// Maps that are pinned: all except per-CPU scratch ([`ICMP_BUDGET`], `SEARCH`, `ICMP_WORK`) and the log buffer of
 /// aya-log.
-pub const PINNED_MAPS: [&str; 31] = [
+pub const PINNED_MAPS: [&str; 33] = [
     FLOWS,
     RECORDS,
     ROOTS,
@@ -110,6 +115,8 @@ pub const PINNED_MAPS: [&str; 31] = [
     TABLE,
     SWEEP,
     EVENTS,
+    RESETS,
+    RESET_COUNTS,
 ];
 
 /// Load-time constant (`u32`): slot of the port that untagged frames of this interface belong to, or

@@ -4,5 +4,7 @@
 pub mod checksum;
 pub mod icmp;
 pub mod profiles;
+pub mod reset;
+pub mod sequence;
 pub mod state;
 pub mod timers;

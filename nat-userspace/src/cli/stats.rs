@@ -16,6 +16,7 @@ use crate::{
     view::{
         instance::Instance,
         refusals::Refusals,
+        resets::Resets,
         stats::{FATES, Reading, Stats},
     },
 };
@@ -213,6 +214,7 @@ fn footer(out: &mut dyn Write, style: Style, stats: &Stats) -> std::io::Result<(
         );
         render::fact(out, style, "refusals", &told.into())?;
     }
+    resets(out, style, &stats.resets)?;
     let lost = Paint::Notice;
     let events = Cell(
         if internals.events_lost == 0 { Paint::Plain } else { lost },
@@ -232,6 +234,28 @@ fn footer(out: &mut dyn Write, style: Style, stats: &Stats) -> std::io::Result<(
         Cell(Paint::Plain, format!("verdicts add up, but for packets in flight ({off:+})"))
     };
     render::fact(out, style, "integrity", &integrity)
+}
+
+fn resets(out: &mut dyn Write, style: Style, resets: &Resets) -> std::io::Result<()> {
+    if resets.is_none() {
+        return Ok(());
+    }
+    let count = units::grouped;
+    let mut told = format!(
+        "{} late segments answered with RST; {} idle connections reset at both ends",
+        count(resets.on_packet),
+        count(resets.on_idle),
+    );
+    for (number, what) in [
+        (resets.on_idle_missed, "that ended without"),
+        (resets.failed, "segments not sent"),
+        (resets.not_believed, "RST not believed"),
+    ] {
+        if number > 0 {
+            told.push_str(&format!(", {} {what}", count(number)));
+        }
+    }
+    render::fact(out, style, "resets", &told.into())
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod notify;
 mod offload;
 mod reload;
 mod report;
+mod resets;
 mod ring;
 mod run;
 pub mod status;

@@ -27,7 +27,9 @@ use super::{
     hops::{self, Hops},
     http::{self, Ask},
     lock::Lock,
-    notify, ring,
+    notify,
+    resets::Resets,
+    ring,
     status::{ReloadStatus, SweepStatus},
     sweep::{self, Pass, Sweeper},
     watch::{self, Changes},
@@ -104,13 +106,15 @@ pub async fn run(options: Options, config: config::Gateway) -> Result<()> {
     task::spawn(watch::watch(events.clone()));
     let needs = |gateway: &Gateway| {
         let sweeper = Sweeper::new(gateway.instance(), gateway.load_sweep()?)?;
-        Ok((sweeper, ring::open(&instance)?, http::serve(&instance.socket(), events.clone())?))
+        let rings = (ring::open(&instance)?, Resets::open(&instance)?);
+        Ok((sweeper, rings, http::serve(&instance.socket(), events.clone())?))
     };
     let started = Gateway::start(instance.clone(), config, options.bpf_log, needs).await?;
-    let (gateway, (sweeper, ring, _socket)) = started;
+    let (gateway, (sweeper, (ring, resets), _socket)) = started;
     let mut daemon = Daemon::new(gateway, sweeper, options, events.clone());
     task::spawn(forward_signals(signals, events.clone()));
     task::spawn(ring::read(ring, events.clone()));
+    task::spawn(resets.run());
     task::spawn(tick(events));
     daemon.learn_routes().await;
     daemon.resolve().await;

@@ -210,6 +210,7 @@ impl Tables {
             meta: self.meta,
             control,
             table: self.single(names::TABLE)?,
+            resets: self.single(names::RESET_COUNTS)?,
             sweep: self.single::<SweepArgs>(names::SWEEP)?,
             interfaces: self.array::<PortConfig>(names::PORTS, u32::MAX)?,
             backends: self.bank::<BackendInfo>(names::BACKEND_INFO, control, backends)?,

@@ -11,6 +11,7 @@ use nat_common::{
             ROLE_INSIDE, ROLE_OUTSIDE, SweepArgs, Table, VlanTag, padded,
         },
         counters::{Counters, Reason},
+        event::ResetCounts,
         flow::{FlowEntry, FlowKey, HALF_INBOUND, HALF_OUTBOUND, inbound_key},
         grant::{BackendInfo, BackendState, Grant, GrantState, PortSet, Quota, Rule, Segment, grant_slot},
         policy::{PolicyInfo, PolicyState},
@@ -97,7 +98,8 @@ pub(crate) fn instance() -> Instance {
             reserved: 0,
         },
         control: Control { epoch: 3, heartbeat: NOW - 1, guarded: 1, backend_slots: 3, ..Control::zeroed() },
-        table: Table { flows: 12, burst: 1, swept: 345, taken_over: 6, drained: 0 },
+        table: Table { flows: 12, burst: 1, swept: 345, taken_over: 6, told: 3, ..Table::default() },
+        resets: ResetCounts { framed: 5, routed: 1, failed: 0 },
         sweep: SweepArgs { visited: 24, reclaimed: 2, pending: 1, now: ago(3), ..SweepArgs::zeroed() },
         interfaces: vec![interface("lan0", 2, ROLE_INSIDE), vlan, PortConfig::zeroed()],
         backends: vec![

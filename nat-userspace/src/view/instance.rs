@@ -13,6 +13,7 @@ use nat_common::{
             CLASSES, Control, Frontend, HEARTBEAT_TICKS, Meta, PortConfig, ROLE_INSIDE, ROLE_OUTSIDE,
             SweepArgs, Table, name_of,
         },
+        event::ResetCounts,
         grant::{BackendInfo, BackendState, Grant, GrantState, PortSet, Quota, Rule},
         policy::{self, PolicyInfo, PolicyState},
     },
@@ -33,6 +34,8 @@ pub struct Instance {
     pub control: Control,
     /// Table budget.
     pub table: Table,
+    /// What the daemon sent for connections that ended idle.
+    pub resets: ResetCounts,
     /// Arguments and result of the last sweep.
     pub sweep: SweepArgs,
     /// Interfaces by slot; role 0: slot free.

@@ -9,6 +9,7 @@ pub mod flows;
 pub mod instance;
 pub mod ports;
 pub mod refusals;
+pub mod resets;
 pub mod rules;
 pub mod stats;
 pub mod status;

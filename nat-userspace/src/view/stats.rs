@@ -18,6 +18,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use super::{
     instance::Instance,
     refusals::{self, Refusals},
+    resets::Resets,
 };
 
 /// Counters of all CPUs together.
@@ -48,6 +49,8 @@ impl Reading {
                 same_flow_races,
                 refusals_icmp,
                 refusals_reset,
+                resets_on_packet,
+                resets_doubted,
             } = cpu;
             sum.seen += seen;
             sum.seen_bytes += seen_bytes;
@@ -63,6 +66,8 @@ impl Reading {
             sum.same_flow_races += same_flow_races;
             sum.refusals_icmp += refusals_icmp;
             sum.refusals_reset += refusals_reset;
+            sum.resets_on_packet += resets_on_packet;
+            sum.resets_doubted += resets_doubted;
         }
         Self { cpus: cpus.len() as u64, sum }
     }
@@ -207,6 +212,8 @@ pub struct Stats {
     pub guard: Guard,
     /// Slow paths and losses.
     pub internals: Internals,
+    /// TCP resets.
+    pub resets: Resets,
     /// Policies.
     pub policies: Vec<PolicyCount>,
     /// Backends that were refused anything.
@@ -246,7 +253,7 @@ impl Stats {
     pub fn new(instance: &Instance, reading: &Reading, integrity: Integrity) -> Self {
         let sum = &reading.sum;
         let verdicts = ByReason(sum.packets);
-        let Table { burst, flows, swept, taken_over, drained: _ } = instance.table;
+        let Table { burst, flows, swept, taken_over, .. } = instance.table;
         Self {
             name: instance.name.clone(),
             packets_seen: sum.seen,
@@ -263,6 +270,7 @@ impl Stats {
                 refusals_icmp: sum.refusals_icmp,
                 refusals_reset: sum.refusals_reset,
             },
+            resets: Resets::of(instance, sum),
             policies: policies(instance),
             refusals: refusals::rows(instance),
             table: TableCounts { flows, burst, swept, taken_over },

@@ -10,6 +10,7 @@ pub mod instance;
 pub mod policy;
 pub mod precedence;
 pub mod refusal;
+pub mod tcp;
 pub mod timers;
 pub mod translate;
 pub mod vlan;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Case> {
         instance::cases(),
         precedence::cases(),
         refusal::cases(),
+        tcp::cases(),
     ]
     .concat()
 }

@@ -2,7 +2,7 @@
 //! For tests that are programs and not data: send a packet, see what became of it.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nat_common::abi::counters::Reason;
+use nat_common::abi::counters::{Counters, Reason};
 
 use super::{Action, Lab};
 use crate::{
@@ -32,6 +32,11 @@ impl Seen {
         let sent = self.sent.as_ref().with_context(|| format!("not sent: {:?}", self.reason))?;
         Ok(sent.source.1)
     }
+}
+
+/// Packets that were dropped, and their sender told.
+fn told(counters: &Counters) -> u64 {
+    counters.refusals_icmp + counters.refusals_reset + counters.resets_on_packet
 }
 
 impl Lab {
@@ -69,10 +74,7 @@ impl Lab {
             (Fate::Dropped, Action::Drop) | (Fate::Passed, Action::Pass) => None,
             (Fate::Translated, Action::Pass) if reason == Reason::TranslatedToStack => None,
             // A refusal that its sender hears of.
-            (Fate::Dropped, Action::Tx)
-                if after.refusals_icmp + after.refusals_reset
-                    == before.refusals_icmp + before.refusals_reset + 1 =>
-            {
+            (Fate::Dropped, Action::Tx) if told(&after) == told(&before) + 1 => {
                 Some(verify(&outcome.frame).map_err(anyhow::Error::msg)?)
             }
             (Fate::Translated | Fate::Answered, Action::Tx | Action::Redirect) => {

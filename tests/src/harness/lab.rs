@@ -275,6 +275,12 @@ impl Lab {
         self.set_time(self.now + 100_000)
     }
 
+    /// Directory of the pinned maps.
+    #[must_use]
+    pub fn pins(&self) -> &Path {
+        &self.pins
+    }
+
     fn device(&self, slot: usize) -> &(&'static str, u32, Ebpf) {
         let lower = self.world.ports[slot].lower;
         let found = self.programs.iter().find(|(name, ..)| *name == lower);

@@ -65,7 +65,7 @@ pub(super) fn fill(world: &World, namespace: &Namespace, maps: &mut Maps, now: u
         timeouts: world.timeouts,
         status: 1,
         on_refusal: world.on_refusal,
-        flags: if world.limits.is_some() { RULE_LIMITED } else { 0 },
+        flags: world.rule_flags | if world.limits.is_some() { RULE_LIMITED } else { 0 },
         limits: world.limits.unwrap_or_default(),
         name: padded("out"),
         ..Rule::zeroed()

@@ -165,6 +165,8 @@ pub struct World {
     pub pools: Vec<Pool>,
     /// Limits of the only rule.
     pub limits: Option<Limits>,
+    /// `RULE_*` of the only rule, besides what follows from the rest; `FLOW_*` in the top byte.
+    pub rule_flags: u32,
     /// `REFUSAL_*` of the rule, and where there is none.
     pub on_refusal: u32,
     /// Policies.
@@ -216,6 +218,7 @@ impl Default for World {
             backends: vec![Backend::paired(WEB, FIRST_PORT, 8), Backend::paired(DB, FIRST_PORT + 8, 8)],
             pools: vec![],
             limits: None,
+            rule_flags: 0,
             on_refusal: 0,
             policies: vec![],
             instances: vec![],

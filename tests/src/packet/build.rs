@@ -87,13 +87,14 @@ impl Packet {
         let mut payload = self.data.clone();
         match &self.body {
             Body::Tcp { flags, options } => {
-                let mut tcp = TcpHeader::new(self.source.1, self.destination.1, 0x0102_0304, 0xf00d);
+                let (sequence, acknowledged) = self.numbers;
+                let mut tcp = TcpHeader::new(self.source.1, self.destination.1, sequence, 0xf00d);
                 tcp.fin = flags & super::FIN != 0;
                 tcp.syn = flags & super::SYN != 0;
                 tcp.rst = flags & super::RST != 0;
                 tcp.psh = flags & super::PSH != 0;
                 tcp.ack = flags & super::ACK != 0;
-                tcp.acknowledgment_number = 0x0506_0708;
+                tcp.acknowledgment_number = acknowledged;
                 tcp.set_options_raw(options).expect("options in multiples of four bytes, at most 40");
                 tcp.checksum = tcp.calc_checksum_ipv4(ip, &payload).expect("a short segment");
                 bytes.extend(tcp.to_bytes());

@@ -98,6 +98,8 @@ pub struct Packet {
     pub data: Vec<u8>,
     /// What is carried.
     pub body: Body,
+    /// TCP: sequence and acknowledgement number.
+    pub numbers: (u32, u32),
     /// Zeros are added to the frame up to this length.
     pub pad_to: usize,
 }
@@ -133,6 +135,7 @@ impl Packet {
             options: Vec::new(),
             data: Vec::new(),
             body,
+            numbers: (0x0102_0304, 0x0506_0708),
             pad_to: 0,
         }
     }
@@ -265,6 +268,13 @@ impl Packet {
         if let Body::Tcp { flags, .. } = &mut self.body {
             *flags = new;
         }
+        self
+    }
+
+    /// Sets the TCP sequence and acknowledgement numbers. Nothing happens to other packets.
+    #[must_use]
+    pub fn numbers(mut self, sequence: u32, acknowledged: u32) -> Self {
+        self.numbers = (sequence, acknowledged);
         self
     }
 
