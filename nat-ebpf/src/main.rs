@@ -26,6 +26,7 @@ mod guard;
 mod icmp_error;
 mod inbound;
 mod instance;
+mod life;
 mod limits;
 mod log;
 mod lookup;

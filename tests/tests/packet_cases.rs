@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use nat_common::abi::counters::Reason;
 use nat_tests::{
     case::run_all,
-    cases::{self, deny, errors, forward, instance, policy, precedence, refusal, timers, translate, vlan},
+    cases::{
+        self, deny, errors, forward, instance, policy, precedence, refusal, rests, timers, translate, vlan,
+    },
 };
 
 #[test]
@@ -32,6 +34,11 @@ fn errors() {
 #[test]
 fn timers() {
     run_all(&timers::cases());
+}
+
+#[test]
+fn rests() {
+    run_all(&rests::cases());
 }
 
 #[test]

@@ -10,6 +10,7 @@ pub mod instance;
 pub mod policy;
 pub mod precedence;
 pub mod refusal;
+pub mod rests;
 pub mod timers;
 pub mod translate;
 pub mod vlan;
@@ -23,6 +24,7 @@ pub fn all() -> Vec<Case> {
         forward::cases(),
         errors::cases(),
         timers::cases(),
+        rests::cases(),
         vlan::cases(),
         deny::cases(),
         instance::cases(),

@@ -5,7 +5,7 @@ use nat_common::{
     Tick,
     abi::{
         config::{ROLE_INSIDE, ROLE_OUTSIDE},
-        grant::Limits,
+        grant::{Limits, MAX_PORT_TIMERS, PortTimer},
     },
     net::timers::{self, TIMER_CLASSES},
 };
@@ -187,6 +187,12 @@ pub struct World {
     pub guarded: bool,
     /// Idle timeouts of the only rule, in ticks.
     pub timeouts: [Tick; TIMER_CLASSES],
+    /// Ticks that a port rests after a flow of the only rule, by the class in which it ended.
+    pub rests: [Tick; TIMER_CLASSES],
+    /// Idle timeouts of UDP flows by destination port.
+    pub udp_ports: [PortTimer; MAX_PORT_TIMERS],
+    /// `RULE_*` of the only rule, beside those that follow from the rest.
+    pub rule_flags: u32,
     /// Further `ip` commands, after everything else.
     pub extra: Vec<&'static str>,
     /// Whether the kernel forwards.
@@ -227,6 +233,9 @@ impl Default for World {
             burst: 0,
             guarded: true,
             timeouts: timers::azure_lb(240),
+            rests: [0; TIMER_CLASSES],
+            udp_ports: [PortTimer::default(); MAX_PORT_TIMERS],
+            rule_flags: 0,
             extra: vec![],
             forwarding: true,
         }
