@@ -6,16 +6,14 @@
 
 use aya_ebpf::bindings::xdp_md;
 use nat_common::{
-    Tick,
     abi::{
-        config::{CLASS_TCP, CLASSES, Control, MAX_RULES, ROLE_INSIDE, ROLE_OUTSIDE, banked},
+        config::{CLASS_TCP, CLASSES, ROLE_INSIDE, ROLE_OUTSIDE},
         counters::Reason,
-        flow::{FLOW_SEQUENCE, FlowEntry, FlowKey, HALF_INSTANCE, HALF_OUTBOUND, peer_key},
+        flow::{FLOW_SEQUENCE, FlowEntry, FlowKey, HALF_INSTANCE, HALF_OUTBOUND},
     },
     net::{
         icmp,
         state::{self, Direction, tcp_flag},
-        timers::{self, TIMER_CLASSES, TimerClass},
     },
 };
 
@@ -23,7 +21,7 @@ use crate::{
     atomic,
     classify::{Arrival, DOUBTED, JUDGED},
     late, maintain,
-    maps::{FLOWS, RULES},
+    maps::FLOWS,
     opening,
     parse::{Kind, Parsed},
     sequence,
@@ -179,34 +177,4 @@ fn rewrite_of(entry: *mut FlowEntry, direction: Direction) -> Rewrite {
 fn belongs(parsed: &Parsed, direction: Direction) -> bool {
     parsed.key.protocol != crate::parse::ICMP
         || (parsed.icmp_type == icmp::ECHO_REQUEST) == (direction == Direction::Outbound)
-}
-
-/// Whether neither half has seen a packet for the flow's timeout plus `grace` ticks.
-#[inline(always)]
-pub(crate) fn expired(
-    key: &FlowKey,
-    entry: *const FlowEntry,
-    timer: TimerClass,
-    control: &Control,
-    now: Tick,
-    grace: Tick,
-) -> bool {
-    // SAFETY: a map value.
-    let (rule, touched, address, port, half) =
-        unsafe { ((*entry).rule, (*entry).touched, (*entry).address, (*entry).port, (*entry).half) };
-    let index = banked(control.bank & 1, u32::from(rule) % MAX_RULES);
-    let Some(rule) = RULES.get_ptr(index) else { return false };
-    // SAFETY: array element; the timer class is below TIMER_CLASSES.
-    let timeout = unsafe { (*rule).timeouts[timer as usize & (TIMER_CLASSES - 1)] } + grace;
-    if touched != 0 && !timers::expired(now, touched, timeout) {
-        return false;
-    }
-    match FLOWS.get_ptr(&peer_key(key, address, port, half)) {
-        Some(peer) => {
-            // SAFETY: a map value; a recycled one makes the flow look alive for one tick more at most.
-            let touched = unsafe { (*peer).touched };
-            touched == 0 || timers::expired(now, touched, timeout)
-        }
-        None => true,
-    }
 }

@@ -27,6 +27,7 @@ mod icmp_error;
 mod inbound;
 mod instance;
 mod late;
+mod life;
 mod limits;
 mod log;
 mod lookup;

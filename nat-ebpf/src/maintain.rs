@@ -23,8 +23,10 @@ use nat_common::{
 use crate::{
     allocate,
     classify::{Arrival, DOUBTED, JUDGED},
-    constants, event, limits,
-    lookup::{expired, swap_word, word},
+    constants, event,
+    life::expired,
+    limits,
+    lookup::{swap_word, word},
     maps::{CONTROL, FLOWS, RULES, SEARCH},
     opening,
     parse::Parsed,
@@ -276,10 +278,16 @@ fn reopen(key: &FlowKey, entry: *mut FlowEntry, first: u64, flags: u8, now: Tick
     if handshake == limits::TOO_MANY {
         return HALF_OPEN;
     }
-    // SAFETY: a map value. `touched` first: the sweep reads the word before it and swaps after.
-    let (address, port, half, grant) = unsafe {
+    // SAFETY: map values. Times first, in both halves: the sweep reads the word before them and swaps after.
+    let (peer, other, half, grant) = unsafe {
         (*entry).touched = now;
-        ((*entry).address, (*entry).port, (*entry).half, (*entry).grant)
+        (*entry).created = now;
+        let peer = peer_key(key, (*entry).address, (*entry).port, (*entry).half);
+        let other = FLOWS.get_ptr_mut(&peer);
+        if let Some(other) = other {
+            (*other).touched = 0;
+        }
+        (peer, other, (*entry).half, (*entry).grant)
     };
     let state = allocate::nonce() | state::tcp_bits(0, Direction::Outbound, flags);
     if first as u32 != key.fold() || !swap_word(entry, first, state) {
@@ -290,8 +298,7 @@ fn reopen(key: &FlowKey, entry: *mut FlowEntry, first: u64, flags: u8, now: Tick
     }
     let flags = flags_now(entry);
     fresh(entry, flags, now);
-    let peer = peer_key(key, address, port, half);
-    if let Some(other) = FLOWS.get_ptr_mut(&peer) {
+    if let Some(other) = other {
         for _ in 0..4 {
             let seen = word(other);
             if seen as u32 != peer.fold() || swap_word(other, seen, state) {

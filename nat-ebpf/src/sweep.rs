@@ -12,13 +12,14 @@ use nat_common::{
     },
     net::{
         state,
-        timers::{self, GRACE, TIMER_CLASSES},
+        timers::{self, TIMER_CLASSES},
     },
 };
 
 use crate::{
     atomic, clock,
-    lookup::{expired, word},
+    life::{expired, reclaimable},
+    lookup::word,
     maps::{CONTROL, FLOWS, SWEEP, TABLE},
     reap, tell,
 };
@@ -77,7 +78,7 @@ unsafe extern "C" fn visit(
             args.pending += 1;
             return 0;
         }
-        if args.reclaimed >= args.limit || !expired(&key, entry, timer, &*control, now, GRACE) {
+        if args.reclaimed >= args.limit || !reclaimable(&key, entry, timer, &*control, now) {
             args.pending += 1;
             return 0;
         }

@@ -8,22 +8,20 @@
 use nat_common::{
     Tick,
     abi::{
-        config::{CLASSES, Control, MAX_RULES, banked},
-        flow::{FlowEntry, HALF_INBOUND, peer_key},
+        config::{CLASSES, Control},
+        flow::{HALF_INBOUND, peer_key},
         grant::PortSet,
         record::RootRecord,
     },
-    net::{
-        state,
-        timers::{self, GRACE, TIMER_CLASSES},
-    },
+    net::{state, timers},
     ports::leaf_of,
 };
 
 use crate::{
     atomic,
-    lookup::{expired, word},
-    maps::{CONTROL, FLOWS, ROOTS, RULES, TABLE},
+    life::end_of,
+    lookup::word,
+    maps::{CONTROL, FLOWS, ROOTS, TABLE},
     pick::set_id,
     ports::{CLAIMED, NO_PORT, PHASE_WALK, SEARCHING, Search, Tried, attempt, failed},
     reap,
@@ -139,26 +137,16 @@ fn occupant(search: &mut Search, set: *const PortSet) -> Occupant {
     let Some(control) = CONTROL.get_ptr(0) else { return Occupant::Alive };
     // SAFETY: array element.
     let control = unsafe { &*control };
-    if expired(&search.outbound, entry, timer, control, search.now, GRACE) {
+    let Some(end) = end_of(&search.outbound, entry, half, timer, control) else {
+        return Occupant::Expired;
+    };
+    if !before(search.now, end) {
         return Occupant::Expired;
     }
-    let end = end_of(entry, half, timer as usize, control);
     if before(end, search.due) {
         search.due = end;
     }
     Occupant::Alive
-}
-
-/// The tick in which a flow without further packets can be taken over.
-#[inline(always)]
-fn end_of(entry: *const FlowEntry, other: *const FlowEntry, timer: usize, control: &Control) -> Tick {
-    // SAFETY: map values; of recycled ones the answer is off for one walk.
-    let (rule, touched, theirs) = unsafe { ((*entry).rule, (*entry).touched, (*other).touched) };
-    let Some(rule) = RULES.get_ptr(banked(control.bank & 1, u32::from(rule) % MAX_RULES)) else { return 0 };
-    // SAFETY: array element; the timer class is below TIMER_CLASSES.
-    let timeout = unsafe { (*rule).timeouts[timer & (TIMER_CLASSES - 1)] } + GRACE + 1;
-    let last = if theirs != 0 && (touched == 0 || before(touched, theirs)) { theirs } else { touched };
-    last.wrapping_add(timeout)
 }
 
 /// Removes the flow that `occupant` found.

@@ -7,7 +7,8 @@ use nat_common::abi::counters::Reason;
 use nat_tests::{
     case::run_all,
     cases::{
-        self, deny, errors, forward, instance, policy, precedence, refusal, tcp, timers, translate, vlan,
+        self, deny, errors, forward, instance, policy, precedence, refusal, rests, tcp, timers, translate,
+        vlan,
     },
 };
 
@@ -34,6 +35,11 @@ fn errors() {
 #[test]
 fn timers() {
     run_all(&timers::cases());
+}
+
+#[test]
+fn rests() {
+    run_all(&rests::cases());
 }
 
 #[test]

@@ -10,6 +10,7 @@ pub mod instance;
 pub mod policy;
 pub mod precedence;
 pub mod refusal;
+pub mod rests;
 pub mod tcp;
 pub mod timers;
 pub mod translate;
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Case> {
         forward::cases(),
         errors::cases(),
         timers::cases(),
+        rests::cases(),
         vlan::cases(),
         deny::cases(),
         instance::cases(),

@@ -66,6 +66,8 @@ pub(super) fn fill(world: &World, namespace: &Namespace, maps: &mut Maps, now: u
         status: 1,
         on_refusal: world.on_refusal,
         flags: world.rule_flags | if world.limits.is_some() { RULE_LIMITED } else { 0 },
+        rests: world.rests,
+        udp_ports: world.udp_ports,
         limits: world.limits.unwrap_or_default(),
         name: padded("out"),
         ..Rule::zeroed()
@@ -81,7 +83,9 @@ pub(super) fn control(world: &World, control: &mut Control) {
     control.features = if world.policies.is_empty() { 0 } else { FEATURE_POLICY }
         | if world.instances.is_empty() { 0 } else { FEATURE_INSTANCE }
         | if world.rule_first { FEATURE_RULE_FIRST } else { 0 };
-    control.shortest = world.timeouts.iter().copied().filter(|ticks| *ticks != 0).min().unwrap_or(1);
+    let by_port = world.udp_ports.iter().map(|timer| timer.timeout);
+    let timers = world.timeouts.iter().copied().chain(by_port);
+    control.shortest = timers.filter(|ticks| *ticks != 0).min().unwrap_or(1);
     control.on_refusal = world.on_refusal;
     control.backend_slots = world.backends.len() as u32;
 }

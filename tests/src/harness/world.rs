@@ -5,7 +5,7 @@ use nat_common::{
     Tick,
     abi::{
         config::{ROLE_INSIDE, ROLE_OUTSIDE},
-        grant::Limits,
+        grant::{Limits, MAX_PORT_TIMERS, PortTimer},
     },
     net::timers::{self, TIMER_CLASSES},
 };
@@ -189,6 +189,10 @@ pub struct World {
     pub guarded: bool,
     /// Idle timeouts of the only rule, in ticks.
     pub timeouts: [Tick; TIMER_CLASSES],
+    /// Ticks that a port rests after a flow of the only rule, by the class in which it ended.
+    pub rests: [Tick; TIMER_CLASSES],
+    /// Idle timeouts of UDP flows by destination port.
+    pub udp_ports: [PortTimer; MAX_PORT_TIMERS],
     /// Further `ip` commands, after everything else.
     pub extra: Vec<&'static str>,
     /// Whether the kernel forwards.
@@ -230,6 +234,8 @@ impl Default for World {
             burst: 0,
             guarded: true,
             timeouts: timers::azure_lb(240),
+            rests: [0; TIMER_CLASSES],
+            udp_ports: [PortTimer::default(); MAX_PORT_TIMERS],
             extra: vec![],
             forwarding: true,
         }
