@@ -52,6 +52,22 @@ pub fn segment_of(set: &PortSet, address: [u8; 4], port: [u8; 2]) -> Option<u32>
     None
 }
 
+/// Whether a set has ports on an address.
+#[inline(always)]
+#[must_use]
+pub fn has_address(set: &PortSet, address: [u8; 4]) -> bool {
+    let wanted = u32::from_ne_bytes(address);
+    let mut index = 0;
+    while index < MAX_SEGMENTS {
+        let Segment { address, count, .. } = set.segments[index];
+        if count != 0 && u32::from_ne_bytes(address) == wanted {
+            return true;
+        }
+        index += 1;
+    }
+    false
+}
+
 /// Number of `address:port` in a set; `None` if the port is not among its ports (any more).
 #[inline(always)]
 #[must_use]

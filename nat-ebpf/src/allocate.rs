@@ -5,18 +5,18 @@ use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nat_common::{
     Tick,
     abi::{
-        config::{CLASSES, banked},
+        config::{CLASS_OTHER, CLASSES, MAX_RULES, banked},
         counters::Reason,
         flow::{FlowEntry, FlowKey, HALF_INBOUND, HALF_INSTANCE, HALF_OUTBOUND, inbound_key},
         grant::{BackendKey, BackendRef, Grant, REFUSAL_SILENT, REFUSALS_PER_TICK, grant_slot},
     },
-    net::state,
-    ports::segment_of,
+    net::{protocol, state},
+    ports::{has_address, segment_of},
 };
 
 use crate::{
     atomic, event, limits,
-    maps::{BACKENDS, CONTROL, FLOWS, GRANT_STATE, GRANTS, SEARCH, SETS, TABLE},
+    maps::{BACKENDS, CONTROL, FLOWS, GRANT_STATE, GRANTS, RULES, SEARCH, SETS, TABLE},
     ports::{self, Search},
     record,
     verdict::{self, Verdict},
@@ -58,6 +58,25 @@ pub(crate) fn grant_of(bank: u32, source: [u8; 4], class: u32) -> Option<(u32, *
     grant_in(bank, unsafe { (*backend).slot }, class)
 }
 
+/// Whether a rule gives a backend ports for another protocol than TCP, UDP and ICMP.
+#[inline(always)]
+pub(crate) fn takes(bank: u32, backend: Option<*const BackendRef>, number: u8) -> bool {
+    let Some(backend) = backend else { return false };
+    // SAFETY: map value.
+    let Some((_, grant)) = grant_in(bank, unsafe { (*backend).slot }, CLASS_OTHER) else { return false };
+    // SAFETY: array element.
+    allows(bank, unsafe { (*grant).rule }, number)
+}
+
+/// Whether a rule names another protocol than TCP, UDP and ICMP.
+#[inline(always)]
+fn allows(bank: u32, rule: u32, number: u8) -> bool {
+    RULES.get_ptr(banked(bank, rule % MAX_RULES)).is_some_and(|rule| {
+        // SAFETY: array element.
+        unsafe { (*rule).protocols & protocol::rule_bit(number) != 0 }
+    })
+}
+
 /// Whether the port of an outbound half still belongs to its backend, under the same rule.
 #[inline(always)]
 pub(crate) fn still_granted(key: &FlowKey, entry: *const FlowEntry) -> bool {
@@ -69,19 +88,26 @@ pub(crate) fn still_granted(key: &FlowKey, entry: *const FlowEntry) -> bool {
         Some((found, grant)) if found == slot => {
             // SAFETY: array element.
             let Grant { own, shared, rule: granted, .. } = unsafe { *grant };
-            granted == u32::from(rule) && (has(bank, own, address, port) || has(bank, shared, address, port))
+            let named = slot % CLASSES != CLASS_OTHER || allows(bank, granted, key.protocol);
+            // Of a kept port only the address is granted.
+            let keeps = protocol::keeps_port(key.protocol);
+            granted == u32::from(rule)
+                && named
+                && (has(bank, own, address, port, keeps) || has(bank, shared, address, port, keeps))
         }
         _ => false,
     }
 }
 
 #[inline(never)]
-fn has(bank: u32, set: u32, address: [u8; 4], port: [u8; 2]) -> bool {
+fn has(bank: u32, set: u32, address: [u8; 4], port: [u8; 2], any_port: bool) -> bool {
+    if set == 0 {
+        return false;
+    }
+    let Some(set) = SETS.get_ptr(banked(bank, set - 1)) else { return false };
     // SAFETY: array element.
-    set != 0
-        && SETS
-            .get_ptr(banked(bank, set - 1))
-            .is_some_and(|set| unsafe { segment_of(&*set, address, port) }.is_some())
+    let set = unsafe { &*set };
+    if any_port { has_address(set, address) } else { segment_of(set, address, port).is_some() }
 }
 
 /// A random nonce in the high half of a state.
@@ -191,7 +217,7 @@ fn clear(entry: &mut FlowEntry) {
 #[inline(never)]
 fn undo(search: &Search, counted: limits::Counted, address: [u8; 4], port: [u8; 2]) {
     let _ = FLOWS.remove(&inbound_key(&search.key, address, port));
-    if search.fixed == 0 {
+    if search.fixed == 0 && !protocol::keeps_port(search.key.protocol) {
         record::release(search.slot, &search.key, address, port);
     }
     limits::discharge(&search.key, counted);

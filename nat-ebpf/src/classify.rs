@@ -8,7 +8,7 @@ use nat_common::{
     Tick,
     abi::{
         config::{
-            CLASS_TCP, CLASSES, Control, FEATURE_INSTANCE, FEATURE_POLICY, FEATURE_RULE_FIRST, NO_SLOT,
+            CLASS_OTHER, CLASS_TCP, CLASSES, Control, FEATURE_INSTANCE, FEATURE_POLICY, FEATURE_RULE_FIRST, NO_SLOT,
             PortTag, ROLE_INSIDE, ROLE_OUTSIDE,
         },
         counters::Reason,
@@ -187,7 +187,9 @@ pub(crate) fn continues(parsed: &Parsed) -> bool {
 fn rule_first(parsed: &Parsed, control: &Control, backend: Option<*const BackendRef>) -> bool {
     let opens = match u32::from(parsed.class) {
         CLASS_TCP => state::opens(parsed.flags),
-        _ => parsed.key.protocol != crate::parse::ICMP || parsed.icmp_type == icmp::ECHO_REQUEST,
+        // An instance IP takes them with nothing to change but the address.
+        CLASS_OTHER => false,
+        _ => parsed.key.protocol != crate::parse::ICMP || icmp::is_request(parsed.icmp_type),
     };
     control.features & FEATURE_RULE_FIRST != 0
         && parsed.kind == Kind::Query
@@ -230,7 +232,10 @@ pub(crate) fn by_policy(
                 // SAFETY: array element.
                 unsafe { atomic::add(&raw mut (*state).refused_policy, 1) };
             }
-            let class = u32::from(parsed.class);
+            let class = match u32::from(parsed.class) {
+                CLASS_OTHER => CLASS_TCP,
+                class => class,
+            };
             let style = match allocate::grant_in(bank, slot, class) {
                 // SAFETY: array element.
                 Some((_, grant)) => opening::on_refusal(bank, unsafe { (*grant).rule }),
@@ -262,7 +267,7 @@ fn leaves_outside(way: &Route, bank: u32, source: [u8; 4]) -> Result<(), Verdict
 
 /// `reason`, unless the source has no rule at all: that is what its operator has to know first.
 #[inline(always)]
-fn without_rule(
+pub(crate) fn without_rule(
     arrival: &Arrival,
     control: &Control,
     backend: Option<*const BackendRef>,

@@ -18,7 +18,11 @@ use nat_common::{
         config::{FEATURE_POLICY, FrontendKey, ROLE_INSIDE},
         flow::{FlowKey, HALF_OUTBOUND},
     },
-    net::{icmp, state},
+    net::{
+        icmp,
+        protocol::{self, DCCP, ESP, GRE, UDP_LITE},
+        state,
+    },
 };
 
 use crate::{
@@ -110,7 +114,12 @@ fn by_flow(skb: *mut __sk_buff, header: &[u8; 20], transport: u32, first: &[u8; 
             key.source_port = [first[0], first[1]];
             key.destination_port = [first[2], first[3]];
         }
-        ICMP if first[0] == icmp::ECHO_REQUEST => key.source_port = [first[4], first[5]],
+        ICMP if icmp::is_request(first[0]) => key.source_port = [first[4], first[5]],
+        number if protocol::has_ports(number) => {
+            key.source_port = [first[0], first[1]];
+            key.destination_port = [first[2], first[3]];
+        }
+        GRE | ESP => {}
         _ => return None,
     }
     let entry = FLOWS.get_ptr_mut(&key)?;
@@ -126,7 +135,11 @@ fn by_flow(skb: *mut __sk_buff, header: &[u8; 20], transport: u32, first: &[u8; 
         atomic::add(&raw mut (*entry).packets, 1);
         atomic::add(&raw mut (*entry).bytes, u64::from(u16::from_be_bytes([header[2], header[3]])));
     }
-    let done = rewrite(skb, &key, transport, address, port);
+    let done = if protocol::keeps_port(key.protocol) {
+        readdress(skb, header, address, 0)
+    } else {
+        rewrite(skb, &key, transport, address, port)
+    };
     Some(if done { Fate::Translated } else { Fate::Stopped })
 }
 
@@ -226,7 +239,8 @@ fn rewrite(skb: *mut __sk_buff, key: &FlowKey, transport: u32, address: [u8; 4],
         (u64::from(u16::from_ne_bytes(key.source_port)), u64::from(u16::from_ne_bytes(port)));
     let (checksum, port_offset, flags) = match key.protocol {
         TCP => (l4 + 16, l4, 0),
-        UDP => (l4 + 6, l4, u64::from(BPF_F_MARK_MANGLED_0)),
+        UDP | UDP_LITE => (l4 + 6, l4, u64::from(BPF_F_MARK_MANGLED_0)),
+        DCCP => (l4 + 6, l4, 0),
         _ => (l4 + 2, l4 + 4, 0),
     };
     // SAFETY: the context is the program's own; buffers have the lengths that are passed. A packet for which any step

@@ -16,7 +16,7 @@ use nat_common::{
         counters::Reason,
         flow::{FlowKey, HALF_OUTBOUND},
     },
-    net::{checksum::Delta, icmp, state, timers},
+    net::{icmp, protocol, state, timers},
 };
 use network_types::icmp::Icmpv4Hdr;
 
@@ -31,6 +31,7 @@ use crate::{
     lookup::word,
     maps::{CONTROL, FLOWS, ICMP_WORK},
     parse::{ICMP, IPV4, Parsed, TCP, UDP},
+    requote::{Edit, rewrite},
     route::{self, Answer, Route},
     translate,
     verdict::Verdict,
@@ -39,18 +40,21 @@ use crate::{
 /// The packet inside an error.
 #[repr(C)]
 #[derive(Default)]
-struct Quoted {
+pub(crate) struct Quoted {
     /// The tuple under which its flow is found: the quoted one, reversed.
-    key: FlowKey,
+    pub(crate) key: FlowKey,
     /// Protocol class.
     class: u8,
     /// Offset of its IP header, relative to the outer one.
-    ip: u8,
+    pub(crate) ip: u8,
     /// Offset of its transport header, relative to the outer IP header.
-    transport: u8,
+    pub(crate) transport: u8,
     /// Offset of its TCP checksum, likewise; 0 if there is none: it is in the 17th and 18th byte, and errors may
     /// quote less (RFC 792: 8 bytes).
-    checksum: u8,
+    pub(crate) checksum: u8,
+    /// Bytes of its transport header that are quoted and may be rewritten: 8, 4 (the ports), or 0 for a later fragment and
+    /// what quotes nothing of use.
+    pub(crate) shown: u8,
 }
 
 /// Reads the quoted packet. False for one that concerns nothing of ours: no IPv4, or too short. What has no ports (another
@@ -58,31 +62,53 @@ struct Quoted {
 #[inline(never)]
 fn read_quotation(ctx: *mut xdp_md, parsed: &Parsed, quoted: &mut Quoted) -> bool {
     let base = parsed.network() + parsed.header() + size_of::<Icmpv4Hdr>();
-    let Some(header) = frame::load::<[u8; IPV4]>(ctx, base) else { return false };
-    let length = usize::from(header[0] & 0x0f) * 4;
-    if header[0] >> 4 != 4 || length < IPV4 {
+    // As words (RFC 791 §3.1): byte by byte LLVM would keep them all on the stack.
+    let Some([start, fragment, protocol, source, destination]) =
+        frame::load::<[u32; IPV4 / 4]>(ctx, base).map(|words| words.map(u32::to_ne_bytes))
+    else {
         return false;
-    }
-    let later = header[6] & 0x1f != 0 || header[7] != 0;
-    let transport = base + length;
-    if transport + 8 > parsed.network() + parsed.total() {
-        return false;
-    }
-    let Some(first) = frame::load::<[u8; 8]>(ctx, transport) else { return false };
-    let (ports, class) = match header[9] {
-        _ if later => ([0; 4], CLASS_OTHER),
-        TCP => ([first[2], first[3], first[0], first[1]], CLASS_TCP),
-        UDP => ([first[2], first[3], first[0], first[1]], CLASS_UDP),
-        ICMP if first[0] == icmp::ECHO_REQUEST => ([0, 0, first[4], first[5]], CLASS_ICMP),
-        ICMP if first[0] == icmp::ECHO_REPLY => ([first[4], first[5], 0, 0], CLASS_ICMP),
-        _ => ([0; 4], CLASS_OTHER),
     };
+    let length = usize::from(start[0] & 0x0f) * 4;
+    if start[0] >> 4 != 4 || length < IPV4 {
+        return false;
+    }
+    let later = fragment[2] & 0x1f != 0 || fragment[3] != 0;
+    let transport = base + length;
+    let Some(rest) = (parsed.network() + parsed.total()).checked_sub(transport) else { return false };
+    // Source and destination port, or ICMP type, code, checksum; and what follows.
+    let [mut first, mut second] = [0u32; 2];
+    quoted.shown = 0;
+    if !later && rest >= 8 {
+        let Some(words) = frame::load::<[u32; 2]>(ctx, transport) else { return false };
+        ([first, second], quoted.shown) = (words, 8);
+    } else if !later && rest >= 4 {
+        // RFC 792 says 8 bytes; the ports are in the first four.
+        let Some(word) = frame::load::<u32>(ctx, transport) else { return false };
+        (first, quoted.shown) = (word, 4);
+    }
+    let number = protocol[1];
+    let (ports, class) = match number {
+        _ if later => (0, CLASS_OTHER),
+        ICMP if quoted.shown < 8 => return false,
+        ICMP => match icmp::kind(first.to_ne_bytes()[0]) {
+            // The identifier is the source port of what asks, and so the destination port here.
+            icmp::Kind::Request => (u32::from_le(second.to_le() << 16), CLASS_ICMP),
+            icmp::Kind::Reply => (u32::from_le(second.to_le() & 0xffff), CLASS_ICMP),
+            _ => (0, CLASS_OTHER),
+        },
+        TCP | UDP if quoted.shown == 0 => return false,
+        TCP => (first.rotate_left(16), CLASS_TCP),
+        UDP => (first.rotate_left(16), CLASS_UDP),
+        number if protocol::has_ports(number) => (first.rotate_left(16), CLASS_OTHER),
+        _ => (0, CLASS_OTHER),
+    };
+    let [a, b, c, d] = ports.to_ne_bytes();
     quoted.key = FlowKey {
-        source: [header[16], header[17], header[18], header[19]],
-        destination: [header[12], header[13], header[14], header[15]],
-        source_port: [ports[0], ports[1]],
-        destination_port: [ports[2], ports[3]],
-        protocol: header[9],
+        source: destination,
+        destination: source,
+        source_port: [a, b],
+        destination_port: [c, d],
+        protocol: number,
         zone: [0; 3],
     };
     quoted.class = class as u8;
@@ -123,9 +149,13 @@ fn decide(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<(), Ve
     let Some(control) = CONTROL.get_ptr(0) else { return Err(Verdict::of(Reason::NotConfigured)) };
     // SAFETY: array element.
     let control = unsafe { &*control };
-    let mut quoted = Quoted::default();
+    let Some(work) = ICMP_WORK.get_ptr_mut(0) else { return Err(Verdict::of(Reason::NotConfigured)) };
+    // SAFETY: this CPU's own element; XDP programs do not interrupt each other on a CPU.
+    let work = unsafe { &mut *work };
+    // verifier: not on the stack, of which the calls from here leave nothing.
+    let quoted = &mut work.quoted;
     // RFC 5508 REQ-3 (b): an error whose quoted header has a wrong checksum is not translated.
-    if !read_quotation(ctx, parsed, &mut quoted)
+    if !read_quotation(ctx, parsed, quoted)
         || !translate::header_checksum_ok(
             ctx,
             parsed.network() + usize::from(quoted.ip),
@@ -136,9 +166,9 @@ fn decide(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<(), Ve
         return Err(Verdict::of(stray_error(control.bank & 1, parsed.key.destination, CLASS_ICMP, [0; 2])));
     }
     let Some((address, port, outbound)) =
-        flow_of(&quoted, control, arrival.now).or_else(|| instance_of(parsed, &quoted, arrival, control))
+        flow_of(quoted, control, arrival.now).or_else(|| instance_of(parsed, quoted, arrival, control))
     else {
-        let Quoted { key, class, .. } = quoted;
+        let Quoted { key, class, .. } = *quoted;
         return Err(Verdict::of(stray_error(
             control.bank & 1,
             key.destination,
@@ -166,15 +196,27 @@ fn decide(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<(), Ve
     if found && parsed.total() > usize::from(way.mtu) {
         return Err(Verdict::of(Reason::TooBigSilent));
     }
-    let Some(work) = ICMP_WORK.get_ptr_mut(0) else { return Err(Verdict::of(Reason::NotConfigured)) };
-    // SAFETY: this CPU's own element; XDP programs do not interrupt each other on a CPU.
-    let work = unsafe { &mut *work };
-    work.quoted = quoted;
     // The stack decrements the TTL itself.
     work.edit = Edit { address, port, outbound, decrement: u8::from(found) };
     work.slot = if found { way.slot } else { route::FOREIGN };
     work.next_hop = way.next_hop;
     Ok(())
+}
+
+/// Whether the checksum of an error is right, for one that [`natgw_icmp_error`] would translate: nobody has a gateway add
+/// up what concerns no flow.
+///
+/// RFC 5508 REQ-3 (a): an error with a wrong checksum is dropped.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn natgw_icmp_sound(ctx: *mut xdp_md, parsed: *const Parsed) -> u32 {
+    if parsed.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and the only caller passes a whole value.
+    let parsed = unsafe { &*parsed };
+    let length = parsed.total().saturating_sub(parsed.header());
+    u32::from(translate::long_sum(ctx, parsed.transport() as u32, length as u32) == 0xffff)
 }
 
 /// Carries out what [`natgw_icmp_error`] has decided: [`Verdict::to_code`].
@@ -206,42 +248,11 @@ fn carry_out(ctx: *mut xdp_md, parsed: &Parsed) -> Result<Verdict, Verdict> {
 /// A decision about an ICMP error, between the two functions that make it and carry it out.
 #[repr(C)]
 pub(crate) struct Work {
-    quoted: Quoted,
+    pub(crate) quoted: Quoted,
     pub(crate) edit: Edit,
     pub(crate) next_hop: [u8; 6],
     pub(crate) slot: u8,
     reserved: u8,
-}
-
-/// What to write instead of the quoted address and port.
-#[repr(C)]
-pub(crate) struct Edit {
-    pub(crate) address: [u8; 4],
-    port: [u8; 2],
-    /// The flow's half that the quotation, reversed, found: an error from inside finds the outbound one.
-    pub(crate) outbound: bool,
-    /// What to take from the outer TTL.
-    decrement: u8,
-}
-
-impl Edit {
-    /// The quoted address that goes is the translated end's: the lookup key's source (outbound) or destination.
-    #[inline(always)]
-    fn addresses(&self, quoted: &Quoted) -> Delta {
-        Delta::ZERO
-            .address(if self.outbound { quoted.key.source } else { quoted.key.destination }, self.address)
-    }
-
-    #[inline(always)]
-    fn ports(&self, quoted: &Quoted) -> Delta {
-        Delta::ZERO
-            .word(if self.outbound { quoted.key.source_port } else { quoted.key.destination_port }, self.port)
-    }
-
-    #[inline(always)]
-    fn delta(&self, quoted: &Quoted) -> Delta {
-        self.addresses(quoted).and(self.ports(quoted))
-    }
 }
 
 /// The other name of the end that is translated, and whether the half is the outbound one.
@@ -286,100 +297,4 @@ fn instance_of(
     // SAFETY: map value.
     let public = unsafe { (*backend).instance };
     if public == [0; 4] { None } else { Some((public, quoted.key.source_port, true)) }
-}
-
-/// Rewrites quotation and outer header; `l3` is where the outer IP header is now.
-#[inline(always)]
-fn rewrite(ctx: *mut xdp_md, l3: usize, work: &Work) -> Option<()> {
-    let Work { quoted, edit, .. } = work;
-    if inner(ctx, l3, quoted, edit) && outer(ctx, l3, edit) { Some(()) } else { None }
-}
-
-/// Rewrites the quoted address and port, and up to three checksums: quoted transport, quoted IP, and ICMP, which
-/// covers all of the quotation.
-#[inline(never)]
-fn inner(ctx: *mut xdp_md, l3: usize, quoted: &Quoted, edit: &Edit) -> bool {
-    let at = l3 + usize::from(quoted.ip);
-    let (Some(mut header), Some(mut first)) =
-        (frame::load::<[u8; IPV4]>(ctx, at), frame::load::<[u8; 8]>(ctx, l3 + usize::from(quoted.transport)))
-    else {
-        return false;
-    };
-    let mut changes = quotation(quoted, edit, &mut header, &mut first);
-    frame::store(ctx, l3 + usize::from(quoted.transport), &first);
-    frame::store(ctx, at, &header);
-    if quoted.checksum != 0
-        && let Some(old) = frame::load::<[u8; 2]>(ctx, l3 + usize::from(quoted.checksum))
-    {
-        let new = edit.delta(quoted).apply(old);
-        frame::store(ctx, l3 + usize::from(quoted.checksum), &new);
-        changes = changes.word(old, new);
-    }
-    let at = at - size_of::<Icmpv4Hdr>() + 2;
-    match frame::load::<[u8; 2]>(ctx, at) {
-        Some(old) => frame::store(ctx, at, &changes.apply(old)),
-        None => false,
-    }
-}
-
-/// Rewrites the outer address, TTL and checksum. An error from a router behind the gateway would show its private
-/// address: it gets the frontend's, too.
-#[inline(never)]
-fn outer(ctx: *mut xdp_md, l3: usize, edit: &Edit) -> bool {
-    let Some(mut ip) = frame::load::<[u8; IPV4]>(ctx, l3) else { return false };
-    let old = if edit.outbound { [ip[12], ip[13], ip[14], ip[15]] } else { [ip[16], ip[17], ip[18], ip[19]] };
-    let ttl = ip[8] - edit.decrement;
-    let changes = Delta::ZERO.address(old, edit.address).word([ip[8], ip[9]], [ttl, ip[9]]);
-    [ip[10], ip[11]] = changes.apply([ip[10], ip[11]]);
-    ip[8] = ttl;
-    if edit.outbound {
-        [ip[12], ip[13], ip[14], ip[15]] = edit.address;
-    } else {
-        [ip[16], ip[17], ip[18], ip[19]] = edit.address;
-    }
-    frame::store(ctx, l3, &ip)
-}
-
-/// Rewrites the quoted headers; returns what that changes in the ICMP checksum.
-#[inline(always)]
-fn quotation(quoted: &Quoted, edit: &Edit, inner: &mut [u8; IPV4], first: &mut [u8; 8]) -> Delta {
-    let (addresses, ports) = (edit.addresses(quoted), edit.ports(quoted));
-    let mut changes = addresses.and(ports);
-    let old = [inner[10], inner[11]];
-    let new = addresses.apply(old);
-    [inner[10], inner[11]] = new;
-    changes = changes.word(old, new);
-    let [a, b, c, d] = edit.address;
-    if edit.outbound {
-        [inner[16], inner[17], inner[18], inner[19]] = [a, b, c, d];
-    } else {
-        [inner[12], inner[13], inner[14], inner[15]] = [a, b, c, d];
-    }
-    if u32::from(quoted.class) == CLASS_OTHER {
-        return changes;
-    }
-    let old_port = if edit.outbound { quoted.key.source_port } else { quoted.key.destination_port };
-    if u32::from(quoted.class) == CLASS_ICMP {
-        // With an instance IP the identifier stays, and may be the other end's.
-        if old_port == edit.port {
-            return changes;
-        }
-        [first[4], first[5]] = edit.port;
-        let old = [first[2], first[3]];
-        let new = ports.apply(old);
-        [first[2], first[3]] = new;
-        return changes.word(old, new);
-    }
-    if edit.outbound {
-        [first[2], first[3]] = edit.port;
-    } else {
-        [first[0], first[1]] = edit.port;
-    }
-    if u32::from(quoted.class) == CLASS_UDP {
-        let old = [first[6], first[7]];
-        let new = addresses.and(ports).apply_udp(old);
-        [first[6], first[7]] = new;
-        changes = changes.word(old, new);
-    }
-    changes
 }

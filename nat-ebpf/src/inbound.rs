@@ -4,7 +4,7 @@
 
 use nat_common::{
     abi::{
-        config::{CLAIMED_BYTES, FRONTEND_LOCAL, Frontend, FrontendKey, MAX_FRONTENDS, banked},
+        config::{CLAIMED_BYTES, CLASS_OTHER, FRONTEND_LOCAL, Frontend, FrontendKey, MAX_FRONTENDS, banked},
         counters::Reason,
     },
     net::icmp,
@@ -40,8 +40,9 @@ pub(crate) fn packet(parsed: &Parsed, frontend: *const Frontend) -> Result<u64, 
         Kind::IcmpError => Ok(ICMP_ERROR),
         Kind::IcmpOther => unclaimed(Reason::IcmpUnsupported),
         Kind::OtherProtocol => unclaimed(Reason::ProtocolUnsupported),
+        Kind::Query if u32::from(parsed.class) == CLASS_OTHER => unclaimed(Reason::ProtocolUnsupported),
         Kind::Query => {
-            let request = parsed.key.protocol == crate::parse::ICMP && parsed.icmp_type == icmp::ECHO_REQUEST;
+            let request = parsed.key.protocol == crate::parse::ICMP && icmp::is_request(parsed.icmp_type);
             if !request && claimed(frontend, u32::from(parsed.class), parsed.key.destination_port) {
                 return Err(Verdict::of(Reason::NoMapping));
             }
@@ -60,13 +61,16 @@ pub(crate) fn stray_error(bank: u32, address: [u8; 4], class: u32, port: [u8; 2]
     if local && !claimed(frontend, class, port) { Reason::HostTraffic } else { Reason::IcmpErrorNoFlow }
 }
 
-/// Whether some backend holds the port.
+/// Whether some backend holds the port. Of other protocols nobody holds one: their flows are found, or not.
 #[inline(always)]
 fn claimed(frontend: *const Frontend, class: u32, port: [u8; 2]) -> bool {
     let block = usize::from(u16::from_be_bytes(port)) >> 3;
     let byte = (block >> 3) & (CLAIMED_BYTES - 1);
-    let class = if class > 2 { 2 } else { class as usize };
+    if class >= CLASS_OTHER {
+        return false;
+    }
     // SAFETY: array element; class and byte are within the bitmap.
-    let bits = unsafe { *(&raw const (*frontend).claimed).cast::<u8>().add(class * CLAIMED_BYTES + byte) };
+    let bits =
+        unsafe { *(&raw const (*frontend).claimed).cast::<u8>().add(class as usize * CLAIMED_BYTES + byte) };
     bits & (1 << (block & 7)) != 0
 }

@@ -9,7 +9,10 @@ use nat_common::{
         grant::BackendRef,
         policy::{Instance, InstanceKey},
     },
-    net::checksum::Delta,
+    net::{
+        checksum::Delta,
+        protocol::{DCCP, UDP_LITE},
+    },
 };
 
 use crate::{
@@ -27,11 +30,6 @@ use crate::{
     translate,
     verdict::Verdict,
 };
-
-/// IP protocol numbers whose checksum covers the addresses (RFC 4340 §9.1, RFC 3828 §3.1).
-const DCCP: u8 = 33;
-/// See [`DCCP`].
-const UDP_LITE: u8 = 136;
 
 /// The backend of an instance IP.
 #[inline(always)]

@@ -172,9 +172,9 @@ fn rewrite_of(entry: *mut FlowEntry, direction: Direction) -> Rewrite {
     }
 }
 
-/// Echo requests go out and replies come in: a mapping is not open for the other way round.
+/// ICMP requests go out and replies come in: a mapping is not open for the other way round.
 #[inline(always)]
 fn belongs(parsed: &Parsed, direction: Direction) -> bool {
     parsed.key.protocol != crate::parse::ICMP
-        || (parsed.icmp_type == icmp::ECHO_REQUEST) == (direction == Direction::Outbound)
+        || icmp::is_request(parsed.icmp_type) == (direction == Direction::Outbound)
 }

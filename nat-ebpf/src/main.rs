@@ -26,6 +26,7 @@ mod guard;
 mod icmp_error;
 mod inbound;
 mod instance;
+mod keep;
 mod late;
 mod life;
 mod limits;
@@ -40,6 +41,7 @@ mod policy;
 mod ports;
 mod reap;
 mod record;
+mod requote;
 mod reset;
 mod route;
 mod sequence;
@@ -61,7 +63,7 @@ use nat_common::{
     net::state::Direction,
 };
 
-use crate::{classify::Arrival, frame::Frame, lookup::Found, parse::Parsed, verdict::Verdict};
+use crate::{classify::Arrival, lookup::Found, parse::Parsed, verdict::Verdict};
 
 /// Entry point on every configured device.
 #[xdp]
@@ -86,8 +88,7 @@ pub(crate) fn natgw_xdp(ctx: XdpContext) -> u32 {
 /// Decides about one frame. `Ok` and `Err` are both verdicts; `?` is the early exit.
 #[inline(always)]
 fn forward(ctx: *mut xdp_md, parsed: &mut Parsed, arrival: &mut Arrival) -> Result<Verdict, Verdict> {
-    let frame = Frame::of_xdp(ctx);
-    parse::packet(&frame, parsed)?;
+    parse::packet(ctx, parsed)?;
     classify::ingress(parsed, clock::now(), arrival)?;
     let rewrite = match lookup::flow(ctx, parsed, arrival)? {
         Found::Alive(rewrite) => rewrite,
@@ -109,6 +110,9 @@ fn forward(ctx: *mut xdp_md, parsed: &mut Parsed, arrival: &mut Arrival) -> Resu
             }
             classify::ICMP_ERROR => {
                 let code = match icmp_error::natgw_icmp_error(ctx, parsed, arrival) {
+                    icmp_error::REWRITE if icmp_error::natgw_icmp_sound(ctx, parsed) == 0 => {
+                        return Err(Verdict::of(Reason::BadChecksum));
+                    }
                     icmp_error::REWRITE => icmp_error::natgw_icmp_rewrite(ctx, parsed),
                     code => code,
                 };

@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::xdp_md;
 use nat_common::{
     abi::{
-        config::{CLASS_TCP, CLASSES, Control, FEATURE_POLICY, MAX_RULES, NO_SLOT, banked},
+        config::{CLASS_OTHER, CLASS_TCP, CLASSES, Control, FEATURE_POLICY, MAX_RULES, NO_SLOT, banked},
         counters::Reason,
         flow::FLOW_SEQUENCE,
         grant::{BackendRef, Grant, REFUSAL_SILENT, RULE_FLOW_SHIFT, grant_slot},
@@ -39,6 +39,9 @@ pub(crate) fn outbound(
     backend: Option<*const BackendRef>,
 ) -> Result<u64, Verdict> {
     let (bank, class) = (control.bank & 1, u32::from(parsed.class));
+    if class == CLASS_OTHER && !allocate::takes(bank, backend, parsed.key.protocol) {
+        return Err(classify::without_rule(arrival, control, backend, Reason::ProtocolUnsupported));
+    }
     let Some(backend) = backend else {
         return Err(no_rule(arrival, control, NO_SLOT));
     };
@@ -52,7 +55,7 @@ pub(crate) fn outbound(
         let rule = unsafe { (*grant).rule };
         return Err(late::segment(Reason::TcpNoFlow, parsed, arrival, bank, (rule, slot)));
     }
-    if parsed.key.protocol == ICMP && parsed.icmp_type != icmp::ECHO_REQUEST {
+    if parsed.key.protocol == ICMP && !icmp::is_request(parsed.icmp_type) {
         return Err(Verdict::of(Reason::IcmpUnsupported));
     }
     if !translate::header_checksum_ok(ctx, parsed.network(), parsed.header()) {

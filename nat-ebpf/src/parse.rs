@@ -4,17 +4,22 @@
 //! What contradicts itself is `malformed` here, before anything else looks at it: later stages rely on
 //! `l4 + minimal header ≤ l3 + total length ≤ frame`.
 
+use aya_ebpf::bindings::xdp_md;
 use nat_common::{
     abi::{
-        config::{CLASS_ICMP, CLASS_TCP, CLASS_UDP},
+        config::{CLASS_ICMP, CLASS_OTHER, CLASS_TCP, CLASS_UDP},
         counters::Reason,
         flow::FlowKey,
     },
-    net::icmp,
+    net::{icmp, protocol},
 };
 use network_types::{icmp::Icmpv4Hdr, tcp::TcpHdr, udp::UdpHdr};
 
-use crate::{constants, frame::Frame, verdict::Verdict};
+use crate::{
+    constants,
+    frame::{self, Frame},
+    verdict::Verdict,
+};
 
 /// Length of an Ethernet header.
 pub(crate) const ETHERNET: usize = 14;
@@ -38,7 +43,7 @@ const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8u16.to_be();
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Kind {
-    /// TCP, UDP, ICMP echo: may belong to a flow.
+    /// TCP, UDP, ICMP query, or a protocol that a rule may name ([`protocol::rule_bit`]): may belong to a flow.
     Query,
     /// ICMP error that quotes another packet.
     IcmpError,
@@ -112,7 +117,8 @@ impl Parsed {
 
 /// Reads the headers into `parsed`.
 #[inline(always)]
-pub(crate) fn packet(frame: &Frame, parsed: &mut Parsed) -> Result<(), Verdict> {
+pub(crate) fn packet(ctx: *mut xdp_md, parsed: &mut Parsed) -> Result<(), Verdict> {
+    let frame = &Frame::of_xdp(ctx);
     let ethertype = ethernet(frame, parsed)?;
     if ethertype != ETHERTYPE_IPV4 {
         return Err(Verdict::of(Reason::NotIpv4));
@@ -135,7 +141,7 @@ pub(crate) fn packet(frame: &Frame, parsed: &mut Parsed) -> Result<(), Verdict> 
         UDP => udp(frame, parsed),
         ICMP => icmp(frame, parsed),
         _ => {
-            parsed.kind = Kind::OtherProtocol;
+            natgw_other(ctx, parsed);
             Ok(())
         }
     }
@@ -254,11 +260,11 @@ fn icmp(frame: &Frame, parsed: &mut Parsed) -> Result<(), Verdict> {
     parsed.icmp_type = type_;
     parsed.class = CLASS_ICMP as u8;
     parsed.kind = match icmp::kind(type_) {
-        icmp::Kind::EchoRequest => {
+        icmp::Kind::Request => {
             parsed.key.source_port = identifier;
             Kind::Query
         }
-        icmp::Kind::EchoReply => {
+        icmp::Kind::Reply => {
             parsed.key.destination_port = identifier;
             Kind::Query
         }
@@ -266,6 +272,32 @@ fn icmp(frame: &Frame, parsed: &mut Parsed) -> Result<(), Verdict> {
         icmp::Kind::Other => Kind::IcmpOther,
     };
     Ok(())
+}
+
+/// A protocol that a rule may name is a query; anything else, and what is too short for one, is not.
+///
+/// verifier: global, so that what distinguishes the protocols is looked at once, and not on every way of a packet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn natgw_other(ctx: *mut xdp_md, parsed: *mut Parsed) -> u32 {
+    if parsed.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and the only caller passes a whole value.
+    let parsed = unsafe { &mut *parsed };
+    let number = parsed.key.protocol;
+    parsed.kind = Kind::OtherProtocol;
+    if protocol::rule_bit(number) == 0 || parsed.total() < parsed.header() + protocol::shortest(number) {
+        return 0;
+    }
+    if protocol::has_ports(number) {
+        let Some([a, b, c, d]) = frame::load::<[u8; 4]>(ctx, parsed.transport()) else { return 0 };
+        parsed.key.source_port = [a, b];
+        parsed.key.destination_port = [c, d];
+    }
+    parsed.class = CLASS_OTHER as u8;
+    parsed.kind = Kind::Query;
+    0
 }
 
 #[inline(always)]

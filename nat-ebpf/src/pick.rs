@@ -10,7 +10,6 @@
 
 use nat_common::{
     abi::{
-        config::CLASSES,
         grant::{PortSet, Segment},
         names::delay::{BIT_SET, LEAF_SEEN, ROOT_COPIED, ROOT_SET},
         record::{LEAF_PORTS, LEAF_SHIFT, LEAF_WORDS, PortRecord, RecordKey, RootRecord},
@@ -37,7 +36,7 @@ const MOST_SPINS: u32 = 64;
 pub(crate) fn root(search: &mut Search, set: *const PortSet) -> u32 {
     // SAFETY: array element.
     let id = unsafe { (*set).id };
-    let key = root_key(&search.key, id, search.slot % CLASSES);
+    let key = root_key(&search.key, id);
     let tag = key.tag();
     let Some(root) = root_of(search, &key, tag) else {
         verdict::count(|counters| counters.record_fallbacks += 1);
@@ -105,7 +104,7 @@ pub(crate) fn segment(search: &mut Search, set: *const PortSet) -> u32 {
         return SEARCHING;
     }
     delay::at(ROOT_COPIED);
-    let key = root_key(&search.key, set_id(set), search.slot % CLASSES);
+    let key = root_key(&search.key, set_id(set));
     let Some(root) = ROOTS.get_ptr(&key) else {
         search.phase = PHASE_ROOT;
         return SEARCHING;
@@ -131,7 +130,7 @@ pub(crate) fn set_id(set: *const PortSet) -> u32 {
 /// Looks for a zero bit in the record of the current leaf.
 #[inline(always)]
 fn leaf(search: &mut Search, set: *const PortSet, segment: Segment) -> u32 {
-    let key = record_key(&search.key, segment.address, search.leaf, search.slot % CLASSES);
+    let key = record_key(&search.key, segment.address, search.leaf);
     let tag = key.tag();
     let Some(record) = record_of(search, &key, tag) else {
         verdict::count(|counters| counters.record_fallbacks += 1);
@@ -203,7 +202,7 @@ fn take_back(search: &Search, set: *const PortSet, record: *mut PortRecord, bit:
     unsafe {
         atomic::fetch_and(word_of(record, bit >> 6), !(1u64 << (bit & 63)));
         atomic::fetch_add(&raw mut (*record).epoch, 1);
-        if let Some(root) = ROOTS.get_ptr_mut(&root_key(&search.key, set_id(set), search.slot % CLASSES)) {
+        if let Some(root) = ROOTS.get_ptr_mut(&root_key(&search.key, set_id(set))) {
             atomic::fetch_and(full_of(root, search.segment), !(1u64 << (search.leaf & 63)));
             atomic::fetch_add(&raw mut (*root).epoch, 1);
         }
@@ -220,7 +219,7 @@ fn leaf_is_full(search: &mut Search, set: *const PortSet, leaf: &RecordKey, epoc
     let index = search.segment & SEGMENT_MASK;
     let bit = 1u64 << (search.leaf & 63);
     search.full[index as usize] |= bit;
-    let key = root_key(&search.key, set_id(set), search.slot % CLASSES);
+    let key = root_key(&search.key, set_id(set));
     let Some(root) = ROOTS.get_ptr_mut(&key) else { return };
     // SAFETY: words of a map value. In a recycled root the bit is taken back; a count of announcements that is off for
     // that reason makes the root not believed, until it is recycled again.

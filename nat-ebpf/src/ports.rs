@@ -19,19 +19,20 @@ use aya_ebpf::{
 use nat_common::{
     Tick,
     abi::{
-        config::{CLASSES, banked},
+        config::banked,
         counters::Reason,
         flow::{FlowEntry, FlowKey, inbound_key},
         grant::{Grant, MAX_SEGMENTS, PortSet, SET_ORDERED},
         record::{PortRecord, RootRecord},
     },
+    net::protocol,
     ports::{SEGMENT_MASK, locate, scale},
 };
 
 use crate::{
     allocate::{EEXIST, NOEXIST, table_reason},
     maps::{FLOWS, GRANTS, SEARCH, SETS},
-    pick, record, walk,
+    keep, pick, record, walk,
 };
 
 /// Random tries before the records are asked.
@@ -141,12 +142,13 @@ pub(crate) fn claim(search: &mut Search) -> Result<(), Reason> {
     let Some(grant) = GRANTS.get_ptr(search.grant) else { return Err(Reason::NotConfigured) };
     // SAFETY: array element.
     let Grant { own, shared, .. } = unsafe { *grant };
+    let keeps = protocol::keeps_port(search.key.protocol);
     let mut outcome = NO_PORT;
     if own != 0 {
-        outcome = natgw_search(banked(search.bank, own - 1));
+        outcome = claim_in(banked(search.bank, own - 1), keeps);
     }
     if outcome == NO_PORT && shared != 0 {
-        outcome = natgw_search(banked(search.bank, shared - 1));
+        outcome = claim_in(banked(search.bank, shared - 1), keeps);
     }
     match outcome {
         CLAIMED => Ok(()),
@@ -155,6 +157,11 @@ pub(crate) fn claim(search: &mut Search) -> Result<(), Reason> {
         TABLE_ERROR => Err(Reason::TableError),
         _ => Err(Reason::SearchCut),
     }
+}
+
+#[inline(always)]
+fn claim_in(set: u32, keeps: bool) -> u32 {
+    if keeps { keep::natgw_keep(set) } else { natgw_search(set) }
 }
 
 /// Claims a port of one set; `Search::outcome`.
@@ -167,7 +174,7 @@ pub(crate) extern "C" fn natgw_search(index: u32) -> u32 {
     // SAFETY: this CPU's own element, of which the caller uses nothing meanwhile.
     let search = unsafe { &mut *search };
     let Some(set) = SETS.get_ptr(index) else { return NO_PORT };
-    let Some(pressed) = record::pressed(&search.key, search.slot % CLASSES) else { return TABLE_ERROR };
+    let Some(pressed) = record::pressed(&search.key) else { return TABLE_ERROR };
     search.set = index;
     // SAFETY: array elements; `pressed` is a hint.
     let (ports, ordered, last) = unsafe { ((*set).ports, (*set).flags & SET_ORDERED != 0, *pressed as Tick) };

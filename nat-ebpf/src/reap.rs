@@ -11,7 +11,7 @@ use nat_common::{
         flow::{FlowEntry, FlowKey, HALF_INSTANCE, inbound_key},
     },
     net::{
-        state,
+        protocol, state,
         timers::{TimerClass, class_of},
     },
 };
@@ -51,8 +51,8 @@ pub(crate) fn flow(key: &FlowKey, entry: *mut FlowEntry, first: u64) -> bool {
     // Absent already: cannot be, since only the actor who set DEAD removes.
     let _ = FLOWS.remove(key);
     let _ = FLOWS.remove(&inbound);
-    // The port of an instance IP is in no set, and nobody looks for it.
-    if counted.half & HALF_INSTANCE == 0 {
+    // The port of an instance IP, and one that was kept, is in no set, and nobody looks for it.
+    if counted.half & HALF_INSTANCE == 0 && !protocol::keeps_port(key.protocol) {
         record::release(grant, key, address, port);
     }
     limits::discharge(key, counted);

@@ -3,7 +3,7 @@
 
 use nat_common::{
     abi::{
-        config::{CLASSES, banked},
+        config::banked,
         flow::FlowKey,
         grant::{Grant, PortSet},
         names::delay::{BIT_CLEAR, FLOW_GONE},
@@ -21,30 +21,30 @@ use crate::{
 
 /// Where the last collision towards the destination of `key` is noted.
 #[inline(always)]
-pub(crate) fn pressed(key: &FlowKey, class: u32) -> Option<*mut u64> {
-    PRESSED.get_ptr_mut(pressed_slot(key.destination, key.destination_port, class))
+pub(crate) fn pressed(key: &FlowKey) -> Option<*mut u64> {
+    PRESSED.get_ptr_mut(pressed_slot(key.destination, key.destination_port, key.protocol))
 }
 
 /// The key of a leaf's record.
 #[inline(always)]
-pub(crate) fn record_key(key: &FlowKey, address: [u8; 4], leaf: u32, class: u32) -> RecordKey {
+pub(crate) fn record_key(key: &FlowKey, address: [u8; 4], leaf: u32) -> RecordKey {
     RecordKey {
         address,
         destination: key.destination,
         destination_port: key.destination_port,
-        class: class as u8,
+        protocol: key.protocol,
         leaf: leaf as u8,
     }
 }
 
 /// The key of a set's root.
 #[inline(always)]
-pub(crate) fn root_key(key: &FlowKey, set: u32, class: u32) -> RootKey {
+pub(crate) fn root_key(key: &FlowKey, set: u32) -> RootKey {
     RootKey {
         set,
         destination: key.destination,
         destination_port: key.destination_port,
-        class: class as u8,
+        protocol: key.protocol,
         reserved: 0,
     }
 }
@@ -101,13 +101,12 @@ pub(crate) fn mark(key: &RecordKey, port: [u8; 2]) {
 /// The leaf first, then the root: whoever sets a root's bit looks at the leaf again afterwards.
 #[inline(never)]
 pub(crate) fn release(slot: u32, key: &FlowKey, address: [u8; 4], port: [u8; 2]) {
-    let class = slot % CLASSES;
     // SAFETY: array element.
-    if pressed(key, class).is_none_or(|pressed| unsafe { *pressed } == 0) {
+    if pressed(key).is_none_or(|pressed| unsafe { *pressed } == 0) {
         return;
     }
     delay::at(FLOW_GONE);
-    if let Some(found) = RECORDS.get_ptr_mut(&record_key(key, address, leaf_of(port), class)) {
+    if let Some(found) = RECORDS.get_ptr_mut(&record_key(key, address, leaf_of(port))) {
         let bit = u32::from(u16::from_be_bytes(port));
         // SAFETY: words of a map value. In a recycled record a bit that is cleared by mistake costs one try.
         unsafe {
@@ -137,17 +136,17 @@ fn clear_root(bank: u32, slot: u32, key: &FlowKey, address: [u8; 4], port: [u8; 
     let Some(grant) = GRANTS.get_ptr(banked(bank, slot)) else { return false };
     // SAFETY: array element.
     let Grant { own, shared, .. } = unsafe { *grant };
-    (own != 0 && clear_in(banked(bank, own - 1), slot, key, address, port))
-        || (shared != 0 && clear_in(banked(bank, shared - 1), slot, key, address, port))
+    (own != 0 && clear_in(banked(bank, own - 1), key, address, port))
+        || (shared != 0 && clear_in(banked(bank, shared - 1), key, address, port))
 }
 
 #[inline(never)]
-fn clear_in(set: u32, slot: u32, key: &FlowKey, address: [u8; 4], port: [u8; 2]) -> bool {
+fn clear_in(set: u32, key: &FlowKey, address: [u8; 4], port: [u8; 2]) -> bool {
     let Some(set) = SETS.get_ptr(set) else { return false };
     // SAFETY: array element.
     let set: &PortSet = unsafe { &*set };
     let Some(segment) = segment_of(set, address, port) else { return false };
-    if let Some(root) = ROOTS.get_ptr_mut(&root_key(key, set.id, slot % CLASSES)) {
+    if let Some(root) = ROOTS.get_ptr_mut(&root_key(key, set.id)) {
         // SAFETY: words of a map value; in a recycled root a bit that is cleared by mistake costs one look.
         unsafe {
             atomic::fetch_and(full_of(root, segment), !(1u64 << leaf_of(port)));

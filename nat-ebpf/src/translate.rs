@@ -4,11 +4,16 @@
 use crate::{
     frame::Frame,
     lookup::Rewrite,
-    parse::{ICMP, Parsed, TCP},
+    parse::{ICMP, Parsed, TCP, UDP},
 };
-use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_load_bytes};
+use aya_ebpf::{
+    bindings::xdp_md,
+    cty::c_void,
+    helpers::generated::{bpf_loop, bpf_xdp_load_bytes},
+};
 use nat_common::net::{
     checksum::{Delta, fold},
+    protocol::{DCCP, UDP_LITE},
     state::Direction,
 };
 
@@ -50,11 +55,18 @@ pub(crate) fn packet(
                 (*icmp)[2] = port;
                 (*icmp)[1] = ports.apply_native((*icmp)[1]);
             }
-            _ => {
+            UDP | UDP_LITE => {
                 let udp = frame.at::<[u16; 4]>(l4)?;
                 (*udp)[end] = port;
                 (*udp)[3] = u16::from_ne_bytes(addresses.and(ports).apply_udp((*udp)[3].to_ne_bytes()));
             }
+            DCCP => {
+                let dccp = frame.at::<[u16; 4]>(l4)?;
+                (*dccp)[end] = port;
+                (*dccp)[3] = addresses.and(ports).apply_native((*dccp)[3]);
+            }
+            // The port is kept, and nothing covers the address.
+            _ => {}
         }
         let [a, b, c, d] = rewrite.address;
         let at = if outbound { 6 } else { 8 };
@@ -94,6 +106,55 @@ pub(crate) fn sum(ctx: *mut xdp_md, offset: u32, length: u32) -> u32 {
         sum += u32::from(word);
     }
     u32::from(fold(sum))
+}
+
+/// Bytes that [`long_sum`] adds up at a time.
+const CHUNK: u32 = 64;
+
+/// A sum that grows, kept on the stack: callbacks of `bpf_loop` may keep pointers only there.
+#[repr(C)]
+struct LongSum {
+    ctx: *mut xdp_md,
+    sum: u64,
+    offset: u32,
+    left: u32,
+}
+
+/// As [`sum`] for any length, odd ones too. For messages, not for headers: it takes longer.
+#[inline(always)]
+pub(crate) fn long_sum(ctx: *mut xdp_md, offset: u32, length: u32) -> u32 {
+    let mut state = LongSum { ctx, sum: 0, offset, left: length };
+    // SAFETY: `add_chunk` has the signature that the helper wants, and the context outlives the call.
+    unsafe {
+        bpf_loop(length / CHUNK + 1, add_chunk as *mut c_void, (&raw mut state).cast(), 0);
+    }
+    if state.left != 0 {
+        return UNREADABLE;
+    }
+    let sum = (state.sum & 0xffff_ffff) + (state.sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    u32::from(fold(sum as u32))
+}
+
+/// Adds the next chunk. 0: again, 1: done.
+unsafe extern "C" fn add_chunk(_index: u32, state: *mut c_void) -> i64 {
+    // SAFETY: the caller's state.
+    let state = unsafe { &mut *state.cast::<LongSum>() };
+    let length = if state.left < CHUNK { state.left } else { CHUNK };
+    if length == 0 {
+        return 1;
+    }
+    let mut words = [0u32; CHUNK as usize / 4];
+    // SAFETY: the buffer holds `length` bytes.
+    if unsafe { bpf_xdp_load_bytes(state.ctx, state.offset, words.as_mut_ptr().cast(), length) } != 0 {
+        return 1;
+    }
+    for word in words {
+        state.sum += u64::from(word);
+    }
+    state.offset += length;
+    state.left -= length;
+    0
 }
 
 /// Not a folded sum.

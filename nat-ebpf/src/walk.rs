@@ -79,7 +79,7 @@ pub(crate) fn port(search: &mut Search, set: *const PortSet) -> u32 {
         match attempt(search, set, search.number) {
             Tried::Claimed => {
                 let (address, port) = (search.inbound.destination, search.inbound.destination_port);
-                mark(&record_key(&search.key, address, leaf_of(port), search.slot % CLASSES), port);
+                mark(&record_key(&search.key, address, leaf_of(port)), port);
                 // There may be more: the next one goes on from here.
                 note(search, set, ports, 0);
                 return CLAIMED;
@@ -96,7 +96,7 @@ pub(crate) fn port(search: &mut Search, set: *const PortSet) -> u32 {
 /// Writes down when the next walk is due, or how far this one has come and when (`again`) it goes on.
 #[inline(never)]
 fn note(search: &Search, set: *const PortSet, ports: u32, again: Tick) {
-    let key = root_key(&search.key, set_id(set), search.slot % CLASSES);
+    let key = root_key(&search.key, set_id(set));
     let (Some(root), Some(control)) = (ROOTS.get_ptr_mut(&key), CONTROL.get_ptr(0)) else { return };
     let done = search.number >= ports;
     // SAFETY: array element; words of a map value, each pair written at once so that they belong together.
@@ -125,6 +125,22 @@ fn occupant(search: &mut Search, set: *const PortSet) -> Occupant {
         return Occupant::Alive;
     };
     search.inbound = nat_common::abi::flow::inbound_key(&search.key, address, port);
+    holder(search)
+}
+
+/// Removes the flow that has `search.inbound`, if it is over: whether another may have it.
+#[inline(always)]
+pub(crate) fn take_over(search: &mut Search) -> bool {
+    match holder(search) {
+        Occupant::Nobody => true,
+        Occupant::Alive => false,
+        Occupant::Expired => evict(search),
+    }
+}
+
+/// Who has `search.inbound`: see [`occupant`].
+#[inline(never)]
+fn holder(search: &mut Search) -> Occupant {
     let Some(half) = FLOWS.get_ptr(&search.inbound) else { return Occupant::Nobody };
     // SAFETY: a map value; `reap::flow` acts only on the state word read here.
     let (address, port) = unsafe { ((*half).address, (*half).port) };

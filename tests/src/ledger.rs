@@ -72,7 +72,7 @@ impl Ledger {
             for (number, flows) in destinations.into_iter().enumerate() {
                 rows.add(&format!("quota.{slot}.destination.{number}"), flows);
             }
-            for (class, name) in (0u32..).zip(CLASS_NAMES) {
+            for (class, name) in (0u32..).zip(CLASS_NAMES.into_iter().chain(["other"])) {
                 // The rest are times, and how often a refusal was answered.
                 let GrantState { flows, opened, refused, refused_table, refused_limit, .. } =
                     lab.maps.grant_state.get(&grant_slot(slot, class), 0)?;

@@ -7,8 +7,8 @@ use nat_common::abi::counters::Reason;
 use nat_tests::{
     case::run_all,
     cases::{
-        self, deny, errors, forward, instance, policy, precedence, refusal, rests, tcp, timers, translate,
-        vlan,
+        self, deny, errors, forward, icmp_queries, instance, policy, precedence, protocols, refusal, rests, tcp,
+        timers, translate, vlan,
     },
 };
 
@@ -30,6 +30,16 @@ fn forward() {
 #[test]
 fn errors() {
     run_all(&errors::cases());
+}
+
+#[test]
+fn icmp_queries() {
+    run_all(&icmp_queries::cases());
+}
+
+#[test]
+fn protocols() {
+    run_all(&protocols::cases());
 }
 
 #[test]

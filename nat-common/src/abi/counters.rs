@@ -82,10 +82,10 @@ reasons! {
     TableError = 24, "table_error", Dropped, "the kernel refused a table update for another reason than a full table";
     Fragment = 25, "fragment", Dropped, "a fragment: not translated";
     Malformed = 26, "malformed", Dropped, "lengths or header fields contradict each other or the frame";
-    BadChecksum = 27, "bad_checksum", Dropped, "wrong IPv4 header checksum in a packet that would open a flow";
+    BadChecksum = 27, "bad_checksum", Dropped, "wrong checksum: of the IPv4 header in a packet that would open a flow, or of an ICMP error that would be translated";
     TcpNoFlow = 28, "tcp_no_flow", Dropped, "TCP segment that opens nothing (not a SYN) and matches no flow";
-    ProtocolUnsupported = 29, "protocol_unsupported", Dropped, "IP protocol other than TCP, UDP and ICMP";
-    IcmpUnsupported = 30, "icmp_unsupported", Dropped, "ICMP type that is neither an echo nor an error";
+    ProtocolUnsupported = 29, "protocol_unsupported", Dropped, "IP protocol that is not translated, or that the outbound rule does not name (`other_protocols`)";
+    IcmpUnsupported = 30, "icmp_unsupported", Dropped, "ICMP type that is neither a query nor an error, or a reply to no request";
     IcmpErrorNoFlow = 31, "icmp_error_no_flow", Dropped, "ICMP error that quotes no flow of ours";
     TtlExceededSilent = 32, "ttl_exceeded_silent", Dropped, "TTL ran out here, not answered: rate limit, or the packet must not be answered";
     TooBigSilent = 33, "too_big_silent", Dropped, "larger than the next link, not answered: may be fragmented (not done here), rate limit, or must not be answered";

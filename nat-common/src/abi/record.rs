@@ -25,8 +25,8 @@ pub struct RecordKey {
     pub destination: [u8; 4],
     /// Destination port, network byte order.
     pub destination_port: [u8; 2],
-    /// Protocol class.
-    pub class: u8,
+    /// IP protocol: bits of one mean nothing to another.
+    pub protocol: u8,
     /// Leaf: port >> [`LEAF_SHIFT`].
     pub leaf: u8,
 }
@@ -42,8 +42,8 @@ pub struct RootKey {
     pub destination: [u8; 4],
     /// Destination port, network byte order.
     pub destination_port: [u8; 2],
-    /// Protocol class.
-    pub class: u8,
+    /// IP protocol.
+    pub protocol: u8,
     /// Zero.
     pub reserved: u8,
 }
@@ -62,7 +62,7 @@ impl RecordKey {
     #[must_use]
     pub const fn tag(&self) -> u64 {
         let [a, b] = self.destination_port;
-        let third = u32::from_ne_bytes([a, b, self.class, self.leaf]);
+        let third = u32::from_ne_bytes([a, b, self.protocol, self.leaf]);
         mix(u32::from_ne_bytes(self.address), u32::from_ne_bytes(self.destination), third)
     }
 }
@@ -73,7 +73,7 @@ impl RootKey {
     #[must_use]
     pub const fn tag(&self) -> u64 {
         let [a, b] = self.destination_port;
-        let third = u32::from_ne_bytes([a, b, self.class, 0xff]);
+        let third = u32::from_ne_bytes([a, b, self.protocol, 0xff]);
         mix(self.set, u32::from_ne_bytes(self.destination), third)
     }
 }
@@ -122,9 +122,9 @@ pub const PRESSED_SLOTS: u32 = 65_536;
 /// Index into `PRESSED`, by destination: the tick of the last collision towards one of those that share the slot.
 #[inline(always)]
 #[must_use]
-pub const fn pressed_slot(destination: [u8; 4], port: [u8; 2], class: u32) -> u32 {
+pub const fn pressed_slot(destination: [u8; 4], port: [u8; 2], protocol: u8) -> u32 {
     let [a, b] = port;
     let low = u32::from_ne_bytes(destination).wrapping_mul(0x9e37_79b1);
-    let high = u32::from_ne_bytes([a, b, class as u8, 0]).wrapping_mul(0x85eb_ca6b);
+    let high = u32::from_ne_bytes([a, b, protocol, 0]).wrapping_mul(0x85eb_ca6b);
     (low ^ high.rotate_left(15)) >> 16
 }

@@ -4,6 +4,7 @@
 pub mod checksum;
 pub mod icmp;
 pub mod profiles;
+pub mod protocol;
 pub mod reset;
 pub mod sequence;
 pub mod state;

@@ -43,6 +43,9 @@ fn kinds() -> impl Iterator<Item = (u8, u8)> {
     unreachable.chain(exceeded).chain((0..3).map(|code| (PARAMETER_PROBLEM, code)))
 }
 
+/// Maximum segment size, SACK permitted, timestamps, window scale: as Linux sends them.
+const SYN_OPTIONS: [u8; 20] = [2, 4, 5, 180, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7];
+
 /// The cases.
 #[must_use]
 pub fn cases() -> Vec<Case> {
@@ -118,12 +121,27 @@ fn quotes() -> Vec<Case> {
     // Every length a quotation may be cut to: odd ones leave half a checksum word.
     let mut cut = tcp("quoted_tcp_cut_at_every_length");
     // 37 bytes end in the middle of the TCP checksum: what a translator does to half a number is its own business.
-    for keep in (28..=60).filter(|keep| *keep != 37) {
+    for keep in (24..=60).filter(|keep| *keep != 37) {
         cut = cut
             .error_in(|quote| unreachable(quote).keep(keep), &sent_tcp.clone().fill(20), CLIENT)
             .error_out(|quote| answer(quote).keep(keep), &got_tcp.clone().fill(20), OUTER);
     }
     cases.push(cut);
+    let mut cut = udp("quoted_udp_cut_at_every_length");
+    // 27 bytes end in the middle of the UDP checksum.
+    for keep in (24..=48).filter(|keep| *keep != 27) {
+        cut = cut
+            .error_in(|quote| unreachable(quote).keep(keep), &sent.clone().fill(20), CLIENT)
+            .error_out(|quote| answer(quote).keep(keep), &got.clone().fill(20), OUTER);
+    }
+    cases.push(cut);
+    cases.push(
+        tcp("quoted_syn_with_options")
+            .error_in(unreachable, &sent_tcp.clone().tcp_options(&SYN_OPTIONS), CLIENT)
+            .error_out(answer, &got_tcp.clone().tcp_options(&SYN_OPTIONS), OUTER)
+            .error_in(|quote| unreachable(quote).keep(48), &sent_tcp.clone().tcp_options(&SYN_OPTIONS), CLIENT),
+    );
+    cases.extend(extended());
     let ping = Case::new("quoted_ping", World::default())
         .goes(Packet::ping((WEB, 77), SERVER), P1)
         .opens(0, "icmp")
@@ -132,6 +150,31 @@ fn quotes() -> Vec<Case> {
         .error_out(answer, &Packet::pong(SERVER, (WEB, 77)), OUTER);
     cases.push(ping);
     cases
+}
+
+/// Errors with an extension (RFC 4884): the length of the quotation in 32-bit words in byte 5, the quotation padded to 128
+/// bytes, then the extension with a checksum of its own, here an MPLS label (RFC 4950). None of it may change.
+fn extended() -> Vec<Case> {
+    let extension = [0x20, 0, 0x95, 0x2b, 0, 8, 1, 1, 0x00, 0x01, 0x21, 0x3f];
+    let error = |from, quote: &Packet| {
+        let mut tail = vec![0; 128 - quote.packet().len()];
+        tail.extend(extension);
+        Packet::error(from, TIME_EXCEEDED, 0, quote).rest([0, 32, 0, 0]).data(&tail)
+    };
+    let udp = Packet::udp(OUTER, DNS).ttl(1).fill(60);
+    let tcp = Packet::tcp(OUTER, HTTP, ACK).ttl(1).options(&[1; 40]).fill(13);
+    vec![
+        Case::new("quoted_with_an_extension", World::default())
+            .goes(Packet::udp(CLIENT, DNS), P1)
+            .opens(0, "udp")
+            .error_in(|quote| error(ROUTER, quote), &udp, CLIENT)
+            .error_out(|quote| error(STRANGER, quote), &Packet::udp(DNS, CLIENT).fill(77), OUTER),
+        Case::new("quoted_tcp_with_an_extension", World::default())
+            .goes(Packet::tcp(CLIENT, HTTP, SYN), P1)
+            .opens(0, "tcp")
+            .error_in(|quote| error(ROUTER, quote), &tcp, CLIENT)
+            .error_out(|quote| error(WEB, quote), &Packet::tcp(HTTP, CLIENT, ACK), OUTER),
+    ]
 }
 
 fn senders() -> Vec<Case> {
@@ -172,16 +215,51 @@ fn refused() -> Vec<Case> {
             .drops(Reason::IcmpErrorNoFlow)
             .inside(Packet::error(WEB, UNREACHABLE, 3, &Packet::udp(DNS, (WEB, 40_001))))
             .drops(Reason::IcmpErrorNoFlow),
+        Case::new("errors_that_quote_what_was_translated_already", World::default())
+            .goes(Packet::udp(CLIENT, DNS), P1)
+            .opens(0, "udp")
+            // By a router inside that is not ours, and by somebody outside who knows private addresses.
+            .inside(Packet::error(STRANGER, TIME_EXCEEDED, 0, &sent).to((WEB, 0)))
+            .passes(Reason::NotOutbound)
+            .inside(Packet::error(STRANGER, TIME_EXCEEDED, 0, &sent).to((SERVER, 0)))
+            .drops(Reason::WrongSide)
+            .outside(Packet::error(ROUTER, UNREACHABLE, 1, &Packet::udp(CLIENT, DNS)).to((FRONTEND, 0)))
+            .drops(Reason::IcmpErrorNoFlow)
+            .outside(Packet::error(ROUTER, UNREACHABLE, 1, &Packet::udp(DNS, CLIENT)).to((FRONTEND, 0)))
+            .drops(Reason::WrongSide),
+        Case::new("errors_that_quote_errors", World::default())
+            .goes(Packet::udp(CLIENT, DNS), P1)
+            .opens(0, "udp")
+            .outside(Packet::error(ROUTER, TIME_EXCEEDED, 0, &Packet::error(FRONTEND, UNREACHABLE, 3, &sent)))
+            .passes(Reason::HostTraffic)
+            .inside(Packet::error(WEB, TIME_EXCEEDED, 0, &Packet::error(SERVER, UNREACHABLE, 3, &sent)))
+            .drops(Reason::IcmpErrorNoFlow),
+        Case::new("errors_with_a_wrong_checksum", World::default())
+            .goes(Packet::udp(CLIENT, DNS), P1)
+            .opens(0, "udp")
+            // Its own (RFC 5508 REQ-3 (a)), and the quoted header's (b).
+            .outside_patched(Packet::error(ROUTER, UNREACHABLE, 1, &sent.clone().fill(99)), &[(36, &[0, 1])])
+            .drops(Reason::BadChecksum)
+            .outside_patched(Packet::error(ROUTER, UNREACHABLE, 1, &sent.clone().fill(600)), &[(660, &[9])])
+            .drops(Reason::BadChecksum)
+            .inside_patched(Packet::error(WEB, UNREACHABLE, 3, &Packet::udp(DNS, CLIENT)), &[(36, &[0, 1])])
+            .drops(Reason::BadChecksum)
+            .outside_patched(Packet::error(ROUTER, UNREACHABLE, 1, &sent), &[(52, &[0, 1])])
+            .passes(Reason::HostTraffic)
+            .error_in(|quote| Packet::error(ROUTER, UNREACHABLE, 1, quote), &sent.clone().fill(1400), CLIENT)
+            .error_in(|quote| Packet::error(ROUTER, UNREACHABLE, 1, quote), &sent.clone().fill(1401), CLIENT),
         Case::new("errors_that_quote_too_little", World::default())
             .goes(Packet::udp(CLIENT, DNS), P1)
             .opens(0, "udp")
-            .outside(Packet::error(ROUTER, UNREACHABLE, 1, &sent).keep(27))
+            .outside(Packet::error(ROUTER, UNREACHABLE, 1, &sent).keep(23))
             .passes(Reason::HostTraffic)
             .outside(Packet::error(ROUTER, UNREACHABLE, 1, &sent).keep(19))
             .passes(Reason::HostTraffic)
             .outside(Packet::error(ROUTER, UNREACHABLE, 1, &sent).keep(0))
             .passes(Reason::HostTraffic)
-            .inside(Packet::error(WEB, UNREACHABLE, 3, &Packet::udp(DNS, CLIENT)).keep(27))
+            .outside(Packet::error(ROUTER, UNREACHABLE, 1, &Packet::ping(OUTER, SERVER)).keep(27))
+            .passes(Reason::HostTraffic)
+            .inside(Packet::error(WEB, UNREACHABLE, 3, &Packet::udp(DNS, CLIENT)).keep(23))
             .drops(Reason::IcmpErrorNoFlow),
         Case::new("errors_about_an_expired_flow", World::default())
             .goes(Packet::udp(CLIENT, DNS), P1)

@@ -6,9 +6,11 @@ use crate::case::Case;
 pub mod deny;
 pub mod errors;
 pub mod forward;
+pub mod icmp_queries;
 pub mod instance;
 pub mod policy;
 pub mod precedence;
+pub mod protocols;
 pub mod refusal;
 pub mod rests;
 pub mod tcp;
@@ -24,6 +26,8 @@ pub fn all() -> Vec<Case> {
         policy::cases(),
         forward::cases(),
         errors::cases(),
+        icmp_queries::cases(),
+        protocols::cases(),
         timers::cases(),
         rests::cases(),
         vlan::cases(),

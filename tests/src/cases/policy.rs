@@ -179,7 +179,7 @@ fn refused() -> Vec<Case> {
             .inside(Packet::other(WEB, DB, 47))
             .passes(Reason::NotOutbound),
         Case::new("other_icmp_messages", World::default())
-            .inside(Packet::icmp(WEB, SERVER, 13, 0))
+            .inside(Packet::icmp(WEB, SERVER, 4, 0))
             .drops(Reason::IcmpUnsupported)
             .inside(Packet::icmp(WEB, SERVER, 5, 1))
             .drops(Reason::IcmpUnsupported)

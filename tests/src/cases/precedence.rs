@@ -74,7 +74,7 @@ pub fn cases() -> Vec<Case> {
             .arrives(Packet::ping((SERVER, 9), PUBLIC))
             .leaves(Packet::pong(WEB, (SERVER, 9)))
             .leaves(Packet::tcp(CLIENT, HTTP, ACK))
-            .leaves(Packet::icmp(WEB, SERVER, 13, 0)),
+            .leaves(Packet::icmp(WEB, SERVER, 5, 0)),
         Case::new("rule_first_for_tcp_only", {
             let mut world = rule_first();
             world.backends[0].ports[1].clear();

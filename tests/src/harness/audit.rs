@@ -143,7 +143,8 @@ impl Lab {
         let class = match key.protocol {
             6 => 0,
             17 => 1,
-            _ => 2,
+            1 => 2,
+            _ => 3,
         };
         let slot = self.world.backends.iter().position(|backend| backend.address == inner);
         let slot = slot.with_context(|| format!("no backend {inner:?}"))?;
@@ -155,10 +156,16 @@ impl Lab {
         }
         let port = u16::from_be_bytes(outer.1);
         let pools = self.world.pools.iter().filter(|pool| pool.backends.contains(&inner));
-        let granted = self.world.backends[slot].ports[class as usize]
+        // Others use UDP's ports; SCTP keeps its own, GRE and ESP have none.
+        let runs = if class == 3 { 1 } else { class as usize };
+        let kept = matches!(key.protocol, 47 | 50 | 132);
+        ensure!(!kept || port == u16::from_be_bytes(if outbound { key.source_port } else { entry.port }));
+        let granted = self.world.backends[slot].ports[runs]
             .iter()
             .chain(pools.flat_map(|pool| &pool.runs))
-            .any(|(address, first, count)| *address == outer.0 && port >= *first && port - first < *count);
+            .any(|(address, first, count)| {
+                *address == outer.0 && (kept || port >= *first && port - first < *count)
+            });
         ensure!(granted, "port {port} was not granted to {inner:?}");
         Ok(())
     }

@@ -8,11 +8,12 @@ use bytemuck::Zeroable as _;
 use nat_common::abi::{
     ABI_VERSION,
     config::{
-        CLAIMED_BYTES, Control, FEATURE_INSTANCE, FEATURE_POLICY, FEATURE_RULE_FIRST, FRONTEND_LOCAL,
+        CLAIMED_BYTES, CLASS_OTHER, CLASS_UDP, Control, FEATURE_INSTANCE, FEATURE_POLICY, FEATURE_RULE_FIRST, FRONTEND_LOCAL,
         Frontend, FrontendKey, META_MAGIC, MIN_BACKENDS, Meta, PortConfig, PortTag, VlanTag, banked, padded,
     },
+    flow::FLOW_CLAMP,
     grant::{
-        BackendInfo, BackendKey, BackendRef, Grant, PortSet, RULE_LIMITED, Rule, SET_ORDERED, Segment,
+        BackendInfo, BackendKey, BackendRef, Grant, PortSet, RULE_FLOW_SHIFT, RULE_LIMITED, Rule, SET_ORDERED, Segment,
         grant_slot,
     },
     policy::{Instance, InstanceKey, PREFIX_BANK_BITS, PolicyMasks, PolicyPrefix, policy_port_index},
@@ -65,9 +66,13 @@ pub(super) fn fill(world: &World, namespace: &Namespace, maps: &mut Maps, now: u
         timeouts: world.timeouts,
         status: 1,
         on_refusal: world.on_refusal,
-        flags: world.rule_flags | if world.limits.is_some() { RULE_LIMITED } else { 0 },
+        flags: world.rule_flags
+            | if world.limits.is_some() { RULE_LIMITED } else { 0 }
+            | if world.segment_size.is_some() { u32::from(FLOW_CLAMP) << RULE_FLOW_SHIFT } else { 0 },
         rests: world.rests,
         udp_ports: world.udp_ports,
+        segment_size: world.segment_size.unwrap_or_default(),
+        protocols: world.protocols,
         limits: world.limits.unwrap_or_default(),
         name: padded("out"),
         ..Rule::zeroed()
@@ -135,6 +140,10 @@ pub(super) fn backends(world: &World, maps: &mut Maps) -> Result<()> {
             let shared = pool.map_or(0, |pool| shared[pool]);
             let grant = Grant { own, shared, reserved, ..Grant::default() };
             maps.grants.set(banked(0, grant_slot(slot, class)), grant, 0)?;
+            if class == CLASS_UDP {
+                let other = if world.protocols == 0 { Grant::default() } else { grant };
+                maps.grants.set(banked(0, grant_slot(slot, CLASS_OTHER)), other, 0)?;
+            }
         }
     }
     for (backend, address) in &world.instances {

@@ -187,6 +187,10 @@ pub struct World {
     pub burst: u32,
     /// Whether the guard counts as attached.
     pub guarded: bool,
+    /// Other protocols that the only rule names (`nat_common::abi::grant::protocol`), on the ports of UDP.
+    pub protocols: u32,
+    /// Whether SYN segments are clamped, and to what; 0: to what fits both links.
+    pub segment_size: Option<u32>,
     /// Idle timeouts of the only rule, in ticks.
     pub timeouts: [Tick; TIMER_CLASSES],
     /// Ticks that a port rests after a flow of the only rule, by the class in which it ended.
@@ -233,6 +237,8 @@ impl Default for World {
             guaranteed: 128,
             burst: 0,
             guarded: true,
+            protocols: 0,
+            segment_size: None,
             timeouts: timers::azure_lb(240),
             rests: [0; TIMER_CLASSES],
             udp_ports: [PortTimer::default(); MAX_PORT_TIMERS],

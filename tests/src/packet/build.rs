@@ -66,7 +66,8 @@ impl Packet {
         match &self.body {
             Body::Tcp { .. } => 6,
             Body::Udp { .. } => 17,
-            Body::Echo { .. } | Body::Error { .. } | Body::Icmp { .. } => 1,
+            Body::Echo { .. } | Body::Query { .. } | Body::Error { .. } | Body::Icmp { .. } => 1,
+            Body::Sctp => 132,
             Body::Other { protocol } | Body::Covered { protocol } => *protocol,
         }
     }
@@ -74,9 +75,12 @@ impl Packet {
     fn payload_length(&self) -> u16 {
         let length = match &self.body {
             Body::Tcp { options, .. } => 20 + options.len() + self.data.len(),
-            Body::Udp { .. } | Body::Echo { .. } | Body::Icmp { .. } | Body::Covered { .. } => {
-                8 + self.data.len()
-            }
+            Body::Udp { .. }
+            | Body::Echo { .. }
+            | Body::Query { .. }
+            | Body::Icmp { .. }
+            | Body::Covered { .. } => 8 + self.data.len(),
+            Body::Sctp => 12 + self.data.len(),
             Body::Error { quote, keep, .. } => 8 + quote.packet().len().min(*keep) + self.data.len(),
             Body::Other { .. } => self.data.len(),
         };
@@ -113,6 +117,13 @@ impl Packet {
                 let kind = if *reply { Icmpv4Type::EchoReply(echo) } else { Icmpv4Type::EchoRequest(echo) };
                 bytes.extend(Icmpv4Header::with_checksum(kind, &payload).to_bytes());
             }
+            Body::Query { kind } => {
+                let id = if kind % 2 == 0 { self.destination.1 } else { self.source.1 };
+                let [high, low] = id.to_be_bytes();
+                let kind =
+                    Icmpv4Type::Unknown { type_u8: *kind, code_u8: 0, bytes5to8: [high, low, 0, 1] };
+                bytes.extend(Icmpv4Header::with_checksum(kind, &payload).to_bytes());
+            }
             Body::Error { kind, code, rest, quote, keep } => {
                 let mut quoted = quote.packet();
                 quoted.truncate(*keep);
@@ -126,10 +137,22 @@ impl Packet {
                 bytes.extend(Icmpv4Header::with_checksum(kind, &payload).to_bytes());
             }
             Body::Other { .. } => {}
+            Body::Sctp => bytes.extend(self.sctp_header(&payload)),
             Body::Covered { protocol } => bytes.extend(self.covered_header(*protocol, &payload)),
         }
         bytes.extend(payload);
     }
+
+    /// Ports, verification tag, and the CRC32c over the packet in which it is zero, least significant byte first (RFC 9260
+    /// §3.1, appendix A).
+    fn sctp_header(&self, payload: &[u8]) -> [u8; 12] {
+        let [a, b] = self.source.1.to_be_bytes();
+        let [c, d] = self.destination.1.to_be_bytes();
+        let header = [a, b, c, d, 0xca, 0xfe, 0xf0, 0x0d, 0, 0, 0, 0];
+        let [e, f, g, h] = crc32c(&[&header[..], payload].concat()).to_le_bytes();
+        [a, b, c, d, 0xca, 0xfe, 0xf0, 0x0d, e, f, g, h]
+    }
+
     /// UDP-Lite (RFC 3828) or DCCP (RFC 4340), the whole packet covered.
     fn covered_header(&self, protocol: u8, payload: &[u8]) -> [u8; 8] {
         let length = u16::try_from(8 + payload.len()).expect("a short packet");
@@ -152,9 +175,24 @@ impl Packet {
     }
 }
 
+/// CRC32c (Castagnoli), bit by bit.
+#[must_use]
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| if crc & 1 == 0 { crc >> 1 } else { crc >> 1 ^ 0x82f6_3b78 };
+    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{Link, Packet, SYN, verify::verify};
+
+    /// RFC 3720 §B.4.
+    #[test]
+    fn crc32c_is_the_one_of_the_rfc() {
+        assert_eq!(super::crc32c(&[0; 32]), 0x8a91_36aa);
+        assert_eq!(super::crc32c(&[0xff; 32]), 0x62a8_ab43);
+        assert_eq!(super::crc32c(b"123456789"), 0xe306_9283);
+    }
 
     #[test]
     fn built_frames_verify() {
@@ -165,6 +203,9 @@ mod tests {
             Packet::udp(([10, 0, 0, 4], 1), ([192, 0, 2, 80], 2)).fill(33),
             Packet::udp(([10, 0, 0, 4], 1), ([192, 0, 2, 80], 2)).no_checksum(),
             Packet::ping(([10, 0, 0, 4], 77), [192, 0, 2, 80]),
+            Packet::query(([10, 0, 0, 4], 77), ([192, 0, 2, 80], 0), 13),
+            Packet::sctp(([10, 0, 0, 4], 1), ([192, 0, 2, 80], 2)),
+            Packet::covered(([10, 0, 0, 4], 1), ([192, 0, 2, 80], 2), 136),
             Packet::error([192, 0, 2, 1], 3, 1, &inner),
             Packet::error([192, 0, 2, 1], 11, 0, &inner).keep(32),
         ] {

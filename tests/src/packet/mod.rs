@@ -3,7 +3,7 @@
 //!
 //! Nothing here uses the project's own packet arithmetic, so that a mistake in it cannot hide itself.
 
-mod build;
+pub mod build;
 pub mod diff;
 pub mod verify;
 
@@ -54,6 +54,11 @@ pub enum Body {
         /// Most bytes of it that are quoted.
         keep: usize,
     },
+    /// An ICMP query other than echo; the identifier is where it is in [`Body::Echo`].
+    Query {
+        /// ICMP type: odd ones ask (13, 15, 17), even ones answer.
+        kind: u8,
+    },
     /// Another ICMP message.
     Icmp {
         /// ICMP type.
@@ -71,6 +76,8 @@ pub enum Body {
         /// IP protocol number.
         protocol: u8,
     },
+    /// SCTP, with a CRC32c over everything behind the IP header (RFC 9260 §6.8).
+    Sctp,
 }
 
 /// An IPv4 packet, described.
@@ -170,6 +177,19 @@ impl Packet {
         let destination = (quote.source.0, 0);
         let body = Body::Error { kind, code, rest: [0; 4], quote: Box::new(quote.clone()), keep: usize::MAX };
         Self::new((source, 0), destination, body)
+    }
+
+    /// An ICMP query of another type than echo, with the 12 bytes of three timestamps; the identifier is the sender's port
+    /// of what asks, and the receiver's of what answers.
+    #[must_use]
+    pub fn query(source: End, destination: End, kind: u8) -> Self {
+        Self::new(source, destination, Body::Query { kind }).data(b"three stamps")
+    }
+
+    /// An SCTP packet with 16 bytes after the common header.
+    #[must_use]
+    pub fn sctp(source: End, destination: End) -> Self {
+        Self::new(source, destination, Body::Sctp).data(b"chunks, sixteen.")
     }
 
     /// An ICMP message that is neither echo nor error.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! An independent look at a frame: every length and every checksum in it, the quoted packet's included.
 
-use super::End;
+use super::{End, build::crc32c};
 use etherparse::{Icmpv4Slice, Ipv4HeaderSlice, TcpHeaderSlice, UdpHeaderSlice, checksum::Sum16BitWords};
 
 /// What a frame says.
@@ -116,6 +116,13 @@ fn ip(packet: &[u8], quoted: bool) -> Result<Parts, String> {
                 transport(&header, payload)?;
             }
         }
+        33 | 132 | 136 if payload.len() >= 4 => {
+            parts.source.1 = word(payload, 0)?;
+            parts.destination.1 = word(payload, 2)?;
+            if whole {
+                other(&header, payload)?;
+            }
+        }
         1 => icmp(payload, whole, header.slice().len(), &mut parts)?,
         _ => {}
     }
@@ -147,6 +154,24 @@ fn transport(ip: &Ipv4HeaderSlice<'_>, payload: &[u8]) -> Result<(), String> {
     }
 }
 
+/// The CRC32c of SCTP, or the checksum of what covers the addresses, over everything.
+fn other(ip: &Ipv4HeaderSlice<'_>, payload: &[u8]) -> Result<(), String> {
+    let number = ip.protocol().0;
+    if number == 132 {
+        let Some(found) = payload.get(8..12) else { return Ok(()) };
+        let zeroed = [&payload[..8], &[0; 4], &payload[12..]].concat();
+        return if crc32c(&zeroed).to_le_bytes() == found { Ok(()) } else { Err("wrong CRC32c".to_owned()) };
+    }
+    let length = u16::try_from(payload.len()).map_err(|_| "too long")?;
+    let sum = Sum16BitWords::new()
+        .add_4bytes(ip.source())
+        .add_4bytes(ip.destination())
+        .add_2bytes([0, number])
+        .add_2bytes(length.to_be_bytes())
+        .add_slice(payload);
+    if sum.ones_complement() == 0 { Ok(()) } else { Err(format!("wrong checksum of protocol {number}")) }
+}
+
 fn icmp(payload: &[u8], whole: bool, header_length: usize, parts: &mut Parts) -> Result<(), String> {
     let message = Icmpv4Slice::from_slice(payload).map_err(|error| format!("ICMP header: {error}"))?;
     if whole && Sum16BitWords::new().add_slice(payload).ones_complement() != 0 {
@@ -156,8 +181,8 @@ fn icmp(payload: &[u8], whole: bool, header_length: usize, parts: &mut Parts) ->
     let id = u16::from_be_bytes([rest[0], rest[1]]);
     parts.icmp = Some((message.type_u8(), message.code_u8(), rest));
     match message.type_u8() {
-        8 => parts.source.1 = id,
-        0 => parts.destination.1 = id,
+        8 | 13 | 15 | 17 => parts.source.1 = id,
+        0 | 14 | 16 | 18 => parts.destination.1 = id,
         3 | 11 | 12 => {
             let inner = ip(&payload[8..], true).map_err(|error| format!("quoted: {error}"))?;
             parts.quoted = Some((inner.source, inner.destination));
