@@ -6,13 +6,13 @@ use aya_ebpf::{
     helpers::generated::bpf_xdp_adjust_head,
 };
 use nat_common::{
-    abi::{config::PortConfig, counters::Reason},
-    net::state::Direction,
+    abi::{config::PortConfig, counters::Reason, flow::FLOW_CLAMP},
+    net::state::{Direction, tcp_flag},
 };
 use network_types::eth::EthHdr;
 
 use crate::{
-    atomic, constants,
+    atomic, clamp, constants,
     frame::{self, Frame},
     lookup::Rewrite,
     maps::{CONTROL, PORTS, TX_PORTS},
@@ -26,7 +26,12 @@ const ETHERTYPE_IPV4: u16 = 0x0800u16.to_be();
 
 /// Translates a packet of a flow and sends it.
 #[inline(always)]
-pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, rewrite: &Rewrite) -> Result<Verdict, Verdict> {
+pub(crate) fn flow(
+    ctx: *mut xdp_md,
+    parsed: &Parsed,
+    from: u32,
+    rewrite: &Rewrite,
+) -> Result<Verdict, Verdict> {
     let outbound = matches!(rewrite.direction, Direction::Outbound);
     if parsed.ttl <= 1 {
         return Err(Verdict::answer(Reason::TtlExceeded, 0));
@@ -38,6 +43,7 @@ pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, rewrite: &Rewrite) -> Resu
         if outbound {
             return Err(to_guard());
         }
+        clamp(ctx, parsed, from, parsed.network(), rewrite);
         let frame = Frame::of_xdp(ctx);
         // The stack decrements the TTL itself.
         translate::packet(&frame, parsed, parsed.network(), rewrite, false)
@@ -49,12 +55,23 @@ pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, rewrite: &Rewrite) -> Resu
         return Err(Verdict::answer(Reason::TooBig, rewrite.mtu));
     }
     let egress = Egress::prepare(ctx, parsed.network(), usize::from(parsed.tags), rewrite.slot)?;
+    clamp(ctx, parsed, from, egress.l3, rewrite);
     let frame = Frame::of_xdp(ctx);
     egress.check(&frame)?;
     translate::packet(&frame, parsed, egress.l3, rewrite, true).ok_or(Verdict::of(Reason::Malformed))?;
     count(parsed, rewrite);
     let reason = if outbound { Reason::TranslatedOut } else { Reason::TranslatedIn };
     egress.send(ctx, &frame, rewrite.next_hop, reason)
+}
+
+/// Clamps the maximum segment size if the segment is one with SYN and its flow's rule says so.
+#[inline(always)]
+fn clamp(ctx: *mut xdp_md, parsed: &Parsed, from: u32, l3: usize, rewrite: &Rewrite) {
+    // The flags of what is no TCP are zero.
+    // SAFETY: a map value.
+    if parsed.flags & tcp_flag::SYN != 0 && unsafe { (*rewrite.entry).flags } & FLOW_CLAMP != 0 {
+        clamp::natgw_clamp(ctx, parsed, from, l3 as u32);
+    }
 }
 
 /// An outbound packet without a usable next hop goes to the stack untranslated, and only where the guard will meet

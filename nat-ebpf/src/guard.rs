@@ -8,25 +8,27 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT},
+    cty::c_void,
     helpers::generated::{
-        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes_relative, bpf_skb_pull_data,
+        bpf_loop, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes_relative, bpf_skb_pull_data,
         bpf_skb_store_bytes,
     },
 };
 use nat_common::{
     abi::{
         config::{FEATURE_POLICY, FrontendKey, ROLE_INSIDE},
-        flow::{FlowKey, HALF_OUTBOUND},
+        flow::{FLOW_CLAMP, FlowEntry, FlowKey, HALF_OUTBOUND},
     },
     net::{
         icmp,
+        mss::{MOST_OPTIONS, Walk},
         protocol::{self, DCCP, ESP, GRE, UDP_LITE},
         state,
     },
 };
 
 use crate::{
-    allocate, atomic, instance,
+    allocate, atomic, clamp, instance,
     lookup::word,
     maps::{CONTROL, FLOWS, FRONTENDS, PORT_BY_IFINDEX, PORTS},
     parse::{ICMP, TCP, UDP},
@@ -135,12 +137,75 @@ fn by_flow(skb: *mut __sk_buff, header: &[u8; 20], transport: u32, first: &[u8; 
         atomic::add(&raw mut (*entry).packets, 1);
         atomic::add(&raw mut (*entry).bytes, u64::from(u16::from_be_bytes([header[2], header[3]])));
     }
+    // SAFETY: a map value.
+    if key.protocol == TCP && unsafe { (*entry).flags } & FLOW_CLAMP != 0 {
+        clamped(skb, &key, entry, transport);
+    }
     let done = if protocol::keeps_port(key.protocol) {
         readdress(skb, header, address, 0)
     } else {
         rewrite(skb, &key, transport, address, port)
     };
     Some(if done { Fate::Translated } else { Fate::Stopped })
+}
+
+/// Clamps the maximum segment size in a SYN segment: see [`clamp`].
+#[inline(never)]
+fn clamped(skb: *mut __sk_buff, key: &FlowKey, entry: *const FlowEntry, transport: u32) -> u32 {
+    let mut tcp = [0u8; 20];
+    if !load(skb, transport, &mut tcp) || tcp[13] & state::tcp_flag::SYN == 0 {
+        return 0;
+    }
+    // SAFETY: the program's argument.
+    let (from, to) = unsafe { ((*skb).ingress_ifindex, (*skb).ifindex) };
+    let [from, to] = [mtu_of(from), mtu_of(to)];
+    let most = clamp::most(key, entry, if from < to { from } else { to });
+    let (start, end) = (transport + 20, transport + u32::from(tcp[12] >> 4) * 4);
+    let mut options = Options { skb, walk: Walk::new(start, end) };
+    // SAFETY: `step` has the signature that the helper wants, and the context outlives the call.
+    unsafe { bpf_loop(MOST_OPTIONS, step as *mut c_void, (&raw mut options).cast(), 0) };
+    let (at, found) = (options.walk.value_at, options.walk.value as u16);
+    if !options.walk.found() || found <= most {
+        return 0;
+    }
+    // At an odd place the bytes belong to two words: see `clamp::change`.
+    let odd = (at - transport) & 1 != 0;
+    let [old, new] = [found, most].map(|size| if odd { size.swap_bytes() } else { size });
+    let [old, new] = [old, new].map(|size| u64::from(size.to_be()));
+    let at = L3 + at;
+    // SAFETY: as in `rewrite`, which finds what was pulled.
+    let done = unsafe {
+        bpf_skb_pull_data(skb, at + 2) == 0
+            && bpf_l4_csum_replace(skb, L3 + transport + clamp::CHECKSUM as u32, old, new, 2) == 0
+            && bpf_skb_store_bytes(skb, at, most.to_be_bytes().as_ptr().cast(), 2, 0) == 0
+    };
+    u32::from(done)
+}
+
+/// As in [`clamp`].
+#[repr(C)]
+struct Options {
+    skb: *mut __sk_buff,
+    walk: Walk,
+}
+
+/// Looks at the next option. 0: again, 1: done.
+unsafe extern "C" fn step(_index: u32, options: *mut c_void) -> i64 {
+    // SAFETY: the caller's state.
+    let Options { skb, walk } = unsafe { &mut *options.cast::<Options>() };
+    let mut four = [0; 4];
+    if !walk.goes_on() || !load(*skb, walk.at, &mut four) {
+        return 1;
+    }
+    walk.step(four);
+    0
+}
+
+/// MTU of an interface, if it is one of ours.
+#[inline(always)]
+fn mtu_of(ifindex: u32) -> u16 {
+    // SAFETY: map value.
+    PORT_BY_IFINDEX.get_ptr(&ifindex).map_or(u16::MAX, |slot| clamp::link(unsafe { *slot }))
 }
 
 /// What may leave although it belongs to no flow: to a bypassed destination as it is, and from an instance IP's backend

@@ -43,7 +43,7 @@ pub(crate) struct Rewrite {
     pub(crate) mtu: u16,
     /// The neighbour's MAC address.
     pub(crate) next_hop: [u8; 6],
-    /// The half, for its packet and byte counts.
+    /// The half, for its packet and byte counts and for what is done beside translation.
     pub(crate) entry: *mut FlowEntry,
 }
 

@@ -15,6 +15,7 @@
 mod allocate;
 mod answer;
 mod atomic;
+mod clamp;
 mod classify;
 mod clock;
 mod constants;
@@ -63,26 +64,33 @@ use nat_common::{
     net::state::Direction,
 };
 
-use crate::{classify::Arrival, lookup::Found, parse::Parsed, verdict::Verdict};
+use crate::{classify::Arrival, frame::Frame, lookup::Found, parse::Parsed, verdict::Verdict};
 
 /// Entry point on every configured device.
-#[xdp]
+///
+/// Frames may be in several buffers (`BPF_F_XDP_HAS_FRAGS`, Linux 5.18), of which the first has the headers. A driver that
+/// has no such frames runs it all the same. All programs that share `TX_PORTS` have to agree in this: the kernel refuses
+/// others (kernel/bpf/core.c, `__bpf_prog_map_compatible`).
+#[xdp(frags)]
 pub(crate) fn natgw_xdp(ctx: XdpContext) -> u32 {
-    let Some(counters) = verdict::open(ctx.ctx) else {
+    let ctx = ctx.ctx;
+    let Some(counters) = verdict::open() else {
         return aya_ebpf::bindings::xdp_action::XDP_DROP;
     };
-    let size = verdict::frame_size(ctx.ctx);
+    let first = Frame::of_xdp(ctx).len();
     let mut parsed = Parsed::default();
     let mut arrival = Arrival::default();
-    let verdict = forward(ctx.ctx, &mut parsed, &mut arrival).unwrap_or_else(|verdict| verdict);
+    let verdict = forward(ctx, &mut parsed, &mut arrival).unwrap_or_else(|verdict| verdict);
+    // Here, before an answer is made of it: the rest of the frame is beyond its first buffer.
+    let size = if parsed.end() > first { parsed.end() } else { first };
     let verdict = match verdict.wants_answer() {
-        Some(mtu) => answer::send(ctx.ctx, &parsed, arrival.slot, verdict, mtu),
+        Some(mtu) => answer::send(ctx, &parsed, arrival.slot, verdict, mtu),
         None => verdict,
     };
     if !verdict.is_translated() {
-        log::verdict(ctx.ctx, &parsed, verdict.reason());
+        log::verdict(ctx, &parsed, verdict.reason());
     }
-    verdict::conclude(counters, size, verdict)
+    verdict::conclude(counters, size as u64, verdict)
 }
 
 /// Decides about one frame. `Ok` and `Err` are both verdicts; `?` is the early exit.
@@ -125,7 +133,7 @@ fn forward(ctx: *mut xdp_md, parsed: &mut Parsed, arrival: &mut Arrival) -> Resu
     if unsafe { (*rewrite.entry).flags } & FLOW_SEQUENCE != 0 {
         sequence::natgw_sequence(ctx, parsed, rewrite.entry);
     }
-    emit::flow(ctx, parsed, &rewrite)
+    emit::flow(ctx, parsed, arrival.slot, &rewrite)
 }
 
 #[inline(always)]

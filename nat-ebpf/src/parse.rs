@@ -2,9 +2,10 @@
 //! Frame → [`Parsed`]: Ethernet, up to two VLAN tags, IPv4, and the first bytes of TCP, UDP or ICMP.
 //!
 //! What contradicts itself is `malformed` here, before anything else looks at it: later stages rely on
-//! `l4 + minimal header ≤ l3 + total length ≤ frame`.
+//! `l4 + minimal header ≤ l3 + total length ≤ frame`. A frame may be in several buffers (Linux 5.18); the headers are in the
+//! first of them, or it is `malformed`.
 
-use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_get_buff_len};
 use nat_common::{
     abi::{
         config::{CLASS_ICMP, CLASS_OTHER, CLASS_TCP, CLASS_UDP},
@@ -108,6 +109,12 @@ impl Parsed {
         usize::from(self.total)
     }
 
+    /// Offset of the end of the IP packet; for what is none, of the frame if it has several buffers.
+    #[inline(always)]
+    pub(crate) fn end(&self) -> usize {
+        self.network() + self.total()
+    }
+
     /// Length of the IPv4 header, bounded.
     #[inline(always)]
     pub(crate) fn header(&self) -> usize {
@@ -119,11 +126,12 @@ impl Parsed {
 #[inline(always)]
 pub(crate) fn packet(ctx: *mut xdp_md, parsed: &mut Parsed) -> Result<(), Verdict> {
     let frame = &Frame::of_xdp(ctx);
-    let ethertype = ethernet(frame, parsed)?;
+    let ethertype = ethernet(ctx, frame, parsed)?;
     if ethertype != ETHERTYPE_IPV4 {
+        parsed.total = beyond(ctx, parsed) as u16;
         return Err(Verdict::of(Reason::NotIpv4));
     }
-    let header = ipv4(frame, parsed)?;
+    let header = ipv4(ctx, frame, parsed)?;
     let Ipv4Words { fragment, ttl_and_protocol, source, destination, .. } = header;
     let [flags, _] = fragment.to_ne_bytes();
     let [ttl, protocol] = ttl_and_protocol.to_ne_bytes();
@@ -150,7 +158,7 @@ pub(crate) fn packet(ctx: *mut xdp_md, parsed: &mut Parsed) -> Result<(), Verdic
 const MALFORMED: Verdict = Verdict::of(Reason::Malformed);
 
 #[inline(always)]
-fn ethernet(frame: &Frame, parsed: &mut Parsed) -> Result<u16, Verdict> {
+fn ethernet(ctx: *mut xdp_md, frame: &Frame, parsed: &mut Parsed) -> Result<u16, Verdict> {
     let mut offset = ETHERNET - 2;
     let mut ethertype = read::<u16>(frame, offset)?;
     if constants::trunk() {
@@ -166,6 +174,7 @@ fn ethernet(frame: &Frame, parsed: &mut Parsed) -> Result<u16, Verdict> {
         }
     }
     if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN {
+        parsed.total = beyond(ctx, parsed) as u16;
         return Err(Verdict::of(Reason::OtherVlan));
     }
     parsed.l3 = (offset + 2) as u8;
@@ -191,7 +200,7 @@ const _: () = assert!(size_of::<Ipv4Words>() == IPV4);
 const MORE_OR_OFFSET: u16 = 0x3fffu16.to_be();
 
 #[inline(always)]
-fn ipv4(frame: &Frame, parsed: &mut Parsed) -> Result<Ipv4Words, Verdict> {
+fn ipv4(ctx: *mut xdp_md, frame: &Frame, parsed: &mut Parsed) -> Result<Ipv4Words, Verdict> {
     let header = read::<Ipv4Words>(frame, parsed.network())?;
     let [version_and_length, _] = header.version_and_tos.to_ne_bytes();
     let length = usize::from(version_and_length & 0x0f) * 4;
@@ -199,13 +208,28 @@ fn ipv4(frame: &Frame, parsed: &mut Parsed) -> Result<Ipv4Words, Verdict> {
     if version_and_length >> 4 != 4
         || length < IPV4
         || total < length
-        || parsed.network() + total > frame.len()
     {
+        parsed.total = beyond(ctx, parsed) as u16;
         return Err(MALFORMED);
+    }
+    // What ends within the first buffer is not asked about the others.
+    if parsed.network() + total > frame.len() {
+        let beyond = beyond(ctx, parsed);
+        if total > beyond {
+            parsed.total = beyond as u16;
+            return Err(MALFORMED);
+        }
     }
     parsed.header = length as u8;
     parsed.total = total as u16;
     Ok(header)
+}
+
+/// Bytes after the link layer in all buffers of a frame.
+#[inline(always)]
+fn beyond(ctx: *mut xdp_md, parsed: &Parsed) -> usize {
+    // SAFETY: the context is the program's own. Linux 5.18.
+    (unsafe { bpf_xdp_get_buff_len(ctx) } as usize).saturating_sub(parsed.network())
 }
 
 /// Bytes after the IP header.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! The one place where a packet's end is counted and turned into an XDP action.
 
-use aya_ebpf::bindings::{xdp_action, xdp_md};
+use aya_ebpf::bindings::xdp_action;
 use nat_common::abi::{
     counters::{Counters, Fate, REASON_SLOTS, Reason},
     grant::REFUSAL_SILENT,
@@ -120,21 +120,11 @@ impl Verdict {
 
 /// Counts a packet in. `None` cannot happen; the verifier wants to hear it.
 #[inline(always)]
-pub(crate) fn open(ctx: *mut xdp_md) -> Option<*mut Counters> {
+pub(crate) fn open() -> Option<*mut Counters> {
     let counters = COUNTERS.get_ptr_mut(0)?;
     // SAFETY: this CPU's own copy; XDP programs do not interrupt each other on a CPU.
-    unsafe {
-        (*counters).seen += 1;
-        (*counters).seen_bytes += frame_size(ctx);
-    }
+    unsafe { (*counters).seen += 1 };
     Some(counters)
-}
-
-/// Bytes in the frame.
-#[inline(always)]
-pub(crate) fn frame_size(ctx: *mut xdp_md) -> u64 {
-    // SAFETY: the context pointer is the program's argument.
-    unsafe { ((*ctx).data_end - (*ctx).data) as u64 }
 }
 
 /// Counts a packet out.
@@ -143,6 +133,7 @@ pub(crate) fn conclude(counters: *mut Counters, size: u64, verdict: Verdict) -> 
     let index = verdict.reason as usize & (REASON_SLOTS - 1);
     // SAFETY: as in `open`; the index is masked to the arrays' length.
     unsafe {
+        (*counters).seen_bytes += size;
         *(&raw mut (*counters).packets).cast::<u64>().add(index) += 1;
         *(&raw mut (*counters).bytes).cast::<u64>().add(index) += size;
     }

@@ -7,8 +7,8 @@ use nat_common::abi::counters::Reason;
 use nat_tests::{
     case::run_all,
     cases::{
-        self, deny, errors, forward, icmp_queries, instance, policy, precedence, protocols, refusal, rests, tcp,
-        timers, translate, vlan,
+        self, deny, errors, forward, icmp_queries, instance, mss, policy, precedence, protocols, refusal, rests,
+        tcp, timers, translate, vlan,
     },
 };
 
@@ -35,6 +35,11 @@ fn errors() {
 #[test]
 fn icmp_queries() {
     run_all(&icmp_queries::cases());
+}
+
+#[test]
+fn mss() {
+    run_all(&mss::cases());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 pub mod checksum;
 pub mod icmp;
+pub mod mss;
 pub mod profiles;
 pub mod protocol;
 pub mod reset;

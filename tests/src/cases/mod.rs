@@ -8,6 +8,7 @@ pub mod errors;
 pub mod forward;
 pub mod icmp_queries;
 pub mod instance;
+pub mod mss;
 pub mod policy;
 pub mod precedence;
 pub mod protocols;
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Case> {
         forward::cases(),
         errors::cases(),
         icmp_queries::cases(),
+        mss::cases(),
         protocols::cases(),
         timers::cases(),
         rests::cases(),

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The smallest XDP program, `return XDP_PASS`, loaded without an object file.
+//! The smallest XDP program, `return XDP_PASS`, loaded without an object file. It takes frames in several buffers, so that
+//! devices may have large MTUs.
 //!
 //! A veth device takes redirected frames only when XDP is on at the receiving end, and `BPF_PROG_TEST_RUN` accepts
 //! an interface as context only when XDP is on there.
@@ -25,7 +26,14 @@ struct Load {
     instruction_count: u32,
     instructions: u64,
     license: u64,
+    /// Level and size of the verifier's log, its address, and a kernel version: zero.
+    log: [u64; 2],
+    kernel_version: u32,
+    flags: u32,
 }
+
+/// `BPF_F_XDP_HAS_FRAGS` (Linux 5.18).
+const HAS_FRAGS: u32 = 1 << 5;
 
 /// First fields of the kernel's `union bpf_attr` for `BPF_LINK_CREATE`.
 #[repr(C)]
@@ -55,6 +63,9 @@ impl Pass {
             instruction_count: 2,
             instructions: PROGRAM.as_ptr() as u64,
             license: license.as_ptr() as u64,
+            log: [0; 2],
+            kernel_version: 0,
+            flags: HAS_FRAGS,
         };
         let program = bpf(BPF_PROG_LOAD, &load)?;
         let target = Link {
