@@ -7,7 +7,7 @@ use aya_ebpf::{bindings::xdp_md, cty::c_void, helpers::generated::bpf_loop};
 use nat_common::{
     abi::{
         config::{MAX_RULES, banked},
-        flow::{FlowEntry, FlowKey, peer_key},
+        flow::{FlowEntry, FlowKey, HALF_OUTBOUND, peer_key},
     },
     net::{
         checksum::Delta,
@@ -20,7 +20,7 @@ use crate::{
     frame,
     maps::{CONTROL, FLOWS, PORTS, RULES},
     parse::Parsed,
-    route,
+    route::{self, Answer, Route},
 };
 
 /// Offset of the checksum in a TCP header.
@@ -40,7 +40,7 @@ pub(crate) extern "C" fn natgw_clamp(ctx: *mut xdp_md, parsed: *const Parsed, sl
     // SAFETY: not null, and the only caller passes a whole value.
     let parsed = unsafe { &*parsed };
     let Some(entry) = FLOWS.get_ptr(&parsed.key) else { return 0 };
-    let most = most(&parsed.key, entry, link(slot));
+    let most = most(&parsed.key, entry, smaller(link(slot), way_back(ctx, &parsed.key, entry)));
     let l4 = (l3 & 0x3f) as usize + parsed.header();
     let Some(header) = frame::load::<[u8; size_of::<TcpHdr>()]>(ctx, l4) else { return 0 };
     let end = l4 + usize::from(header[12] >> 4) * 4;
@@ -112,6 +112,22 @@ pub(crate) fn most(key: &FlowKey, entry: *const FlowEntry, link: u16) -> u16 {
         mtu = smaller(mtu, route_mtu(peer));
     }
     mss::for_mtu(mtu)
+}
+
+/// MTU of the route that answers to a segment from inside will take: its half has not looked it up when the first segment
+/// leaves. From outside, the other half knows.
+#[inline(always)]
+fn way_back(ctx: *mut xdp_md, key: &FlowKey, entry: *const FlowEntry) -> u16 {
+    // SAFETY: a map value.
+    let (half, slot) = unsafe { ((*entry).half, (*entry).slot) };
+    let Some(port) = PORTS.get_ptr(u32::from(slot)) else { return u16::MAX };
+    if half & HALF_OUTBOUND == 0 {
+        return u16::MAX;
+    }
+    let mut way = Route::default();
+    // SAFETY: array element.
+    route::lookup(ctx, unsafe { (*port).ifindex }, key.destination, key.source, &mut way);
+    if matches!(way.answer, Answer::Found) { way.mtu } else { u16::MAX }
 }
 
 #[inline(always)]

@@ -23,7 +23,11 @@ struct Stack {
 
 impl Stack {
     fn new() -> Self {
-        let lab = Lab::new(World::default()).expect("lab");
+        Self::of(World::default())
+    }
+
+    fn of(world: World) -> Self {
+        let lab = Lab::new(world).expect("lab");
         let inside = lab.namespace.index("lan0").expect("lan0");
         Self { lab, inside }
     }
@@ -54,6 +58,11 @@ impl Stack {
 
     /// XDP leaves the packet to the stack; the guard translates it on its way out.
     fn is_translated(&self, packet: &Packet, class: u32) {
+        self.becomes(packet, packet, class);
+    }
+
+    /// Likewise, and leaves as `clamped` would.
+    fn becomes(&self, packet: &Packet, clamped: &Packet, class: u32) {
         let seen = self.lab.send(0, packet).expect("one verdict");
         assert_eq!(seen.reason, Reason::NeighbourUnresolved);
         let flows = self.lab.maps.all_flows().expect("flows");
@@ -67,7 +76,7 @@ impl Stack {
         let forwarded = packet.clone().hop();
         let (action, frame, change) = self.sends(self.inside, &forwarded);
         assert_eq!(action, OK);
-        let expected = self.frame(&forwarded.from((FRONTEND, port)));
+        let expected = self.frame(&clamped.clone().hop().from((FRONTEND, port)));
         assert_eq!(frame, expected, "{}", diff(&expected, &frame));
         assert_eq!((change.get("guard_translated"), change.0.len()), (1, 1), "{change:?}");
     }
@@ -83,6 +92,36 @@ fn what_waits_for_a_neighbour_leaves_translated() {
     stack.is_translated(&Packet::udp((WEB, 40_001), (SILENT, 53)).fill(0), 1);
     stack.is_translated(&Packet::udp((WEB, 40_002), (SILENT, 53)).no_checksum().fill(7), 1);
     stack.is_translated(&Packet::ping((WEB, 77), SILENT).fill(31), 2);
+}
+
+/// Other protocols likewise, and what does not fit is clamped here, too.
+#[test]
+fn other_protocols_that_wait_for_a_neighbour_leave_translated() {
+    let stack = Stack::of(World { protocols: 0b1_1111, ..World::default() });
+    for number in [136, 33] {
+        let port = 100 * u16::from(number);
+        let packet = |port| Packet::covered((WEB, port), (SILENT, 9), number);
+        stack.is_translated(&packet(port), 3);
+        stack.is_translated(&packet(port + 1).fill(501).options(&[1; 8]), 3);
+    }
+    stack.is_translated(&Packet::sctp((WEB, 40_003), (SILENT, 9)).fill(77), 3);
+    stack.is_translated(&Packet::other(WEB, SILENT, 47), 3);
+    let stack = Stack::of(World { protocols: 0b1_1111, ..World::default() });
+    stack.is_translated(&Packet::other(WEB, SILENT, 50).options(&[1; 12]).fill(9), 3);
+    stack.is_translated(&Packet::query((WEB, 5), (SILENT, 0), 13), 2);
+}
+
+#[test]
+fn a_syn_that_waits_for_a_neighbour_leaves_clamped() {
+    let stack = Stack::of(World { segment_size: Some(0), ..World::default() }.mtu(1, 1400).blocks(16));
+    let syn = |options: &[u8]| Packet::tcp(CLIENT, (SILENT, 80), SYN).tcp_options(options).options(&[1; 8]);
+    stack.becomes(&syn(&[2, 4, 5, 180]), &syn(&[2, 4, 5, 80]), 0);
+    for before in 1..8 {
+        let list = |low| [&vec![1; before][..], &[2, 4, 5, low], &vec![0; (4 - before % 4) % 4][..]].concat();
+        let from = (WEB, 40_000 + u16::try_from(before).expect("small"));
+        stack.becomes(&syn(&list(180)).from(from), &syn(&list(80)).from(from), 0);
+    }
+    stack.becomes(&syn(&[2, 4, 5, 80]).from((WEB, 1)), &syn(&[2, 4, 5, 80]).from((WEB, 1)), 0);
 }
 
 #[test]

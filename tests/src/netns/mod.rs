@@ -15,6 +15,7 @@ use crate::{harness::pass::Pass, ns::Namespace};
 pub mod daemon;
 pub mod file;
 pub mod ping;
+pub mod raw;
 pub mod sniff;
 pub mod traffic;
 
@@ -38,12 +39,13 @@ pub const SILENT: &str = "198.51.100.99";
 pub struct Builder {
     one_armed: bool,
     native_peers: bool,
+    mtu_inside: u16,
     mtu_outside: u16,
 }
 
 impl Default for Builder {
     fn default() -> Self {
-        Self { one_armed: false, native_peers: true, mtu_outside: 1500 }
+        Self { one_armed: false, native_peers: true, mtu_inside: 1500, mtu_outside: 1500 }
     }
 }
 
@@ -78,6 +80,13 @@ impl Builder {
         self
     }
 
+    /// MTU of both links.
+    #[must_use]
+    pub fn mtu(mut self, mtu: u16) -> Self {
+        (self.mtu_inside, self.mtu_outside) = (mtu, mtu);
+        self
+    }
+
     /// MTU of the outside link.
     #[must_use]
     pub fn mtu_outside(mut self, mtu: u16) -> Self {
@@ -99,7 +108,7 @@ impl Builder {
         if self.one_armed {
             self.bridge(&inside, &gateway, &outside, &mut pass)?;
         } else {
-            join(&gateway, "lan0", &inside, "eth0", 1500)?;
+            join(&gateway, "lan0", &inside, "eth0", self.mtu_inside)?;
             join(&gateway, "wan0", &outside, "eth0", self.mtu_outside)?;
         }
         inside.ip(&[

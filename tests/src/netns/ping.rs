@@ -103,7 +103,7 @@ impl Icmp {
     /// When none comes in time.
     pub fn wait(&self, patience: Duration, wanted: impl Fn(&Message) -> bool) -> Result<Message> {
         let end = Instant::now() + patience;
-        let mut buffer = [0u8; 4096];
+        let mut buffer = vec![0u8; 65_536];
         while Instant::now() < end {
             // SAFETY: the buffer has the length that is passed.
             let got =
