@@ -241,7 +241,8 @@ fn flow_of(instance: &Instance, key: &FlowKey, out: &FlowEntry, inbound: &FlowEn
     let rule = u32::from(out.rule);
     let remaining = life::remaining(instance.rule(rule), class, key, (out, inbound), now);
     let dead = bits & state::DEAD != 0;
-    let over = dead || remaining.over;
+    // Both ends have been told that it is over: nothing brings it back, whatever its timer is by now.
+    let over = dead || bits & state::TOLD != 0 || remaining.over;
     Flow {
         grant: out.grant,
         rule,
