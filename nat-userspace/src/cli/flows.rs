@@ -16,7 +16,7 @@ use super::{
     watch::{self, Format},
 };
 use crate::view::{
-    flows::{Destination, Filter, Flow, FlowRow, Flows, Sort, State, class_name},
+    flows::{Destination, Filter, Flow, FlowRow, Flows, Sort, State, protocol_name},
     instance::Instance,
 };
 
@@ -31,8 +31,10 @@ Examples:
   natgw flows --json | jq 'length'                  every flow, for a program
 
 SOURCE is the backend's own address and port, FRONTEND what they are translated to. For ICMP the identifier of the
-query takes the place of these ports, and the destination's port is 0. A flow EXPIRES when no packet of either
-direction comes for so long; when it has ended (states closed, reset) its port is free again after that time.";
+query takes the place of these ports, and the destination's port is 0. A flow EXPIRES when no packet that keeps it
+comes for so long. LIFE is that of its port: claimed (nothing answered yet), live, closing (FIN or RST seen), cooling
+(over, and at rest; only with --all). It is FREE for another flow to the same destination after that time; to other
+destinations it is at any time. docs/timers.md says which timer that is.";
 
 /// Show flows: both tuples, state, idle time and expiry.
 ///
@@ -130,13 +132,15 @@ fn print(
 fn columns(instance: &Instance) -> Columns<'_, Flow> {
     let seconds = |ticks| Cell::from(units::duration(tick::to_seconds(ticks)));
     Columns::<Flow>::default()
-        .text("PROTO", |flow| class_name(flow.class()).into())
+        .text("PROTO", |flow| protocol_name(flow).into())
         .text("STATE", |flow| Cell(paint(flow.state), flow.state.name().to_owned()))
+        .text("LIFE", |flow| flow.life.name().into())
         .text("SOURCE", |flow| flow.source.into())
         .text("FRONTEND", |flow| flow.frontend.into())
         .text("DESTINATION", |flow| flow.destination.into())
         .number("IDLE", move |flow| seconds(flow.idle))
         .number("EXPIRES", move |flow| seconds(flow.expires))
+        .number("FREE IN", move |flow| seconds(flow.releases))
         .text("BYTES OUT/IN", |flow| both(flow.out.bytes, flow.r#in.bytes))
         .spare(1)
         .text("PKTS OUT/IN", |flow| both(flow.out.packets, flow.r#in.packets))

@@ -13,6 +13,7 @@ use crate::view::{
     destinations::DestinationRow,
     flows::Filter,
     instance::Instance,
+    life::Lives,
     ports::{PortRow, PortUse},
 };
 
@@ -28,7 +29,8 @@ Examples:
 A port serves any number of different destinations at once. USED counts the different ports of a block that flows
 hold at all; only the ports in use towards one destination can run out, and WORST is the destination for which most
 are. When it reaches 100%, new flows to that destination are REFUSED until a flow to it ends or has been idle for
-long enough; other destinations are not affected. Flows that have ended still hold their port while it cools down.
+long enough; other destinations are not affected. LIFE counts the flows on a block whose port is claimed / live /
+closing / cooling: those that have ended still hold their port while it rests.
 
 Ports that the backends of a rule share (allocation = \"dynamic\") are marked so. They run out for all of them together:
 IN USE is then what all hold towards WORST, and --by-destination says who holds most.";
@@ -136,6 +138,16 @@ fn refused(count: u64) -> Cell {
     Cell(if count == 0 { Paint::Plain } else { Paint::Bad }, units::grouped(count))
 }
 
+/// Flows that are claimed, live, closing, cooling.
+fn lives(lives: &Lives) -> Cell {
+    let Lives { claimed, live, closing, cooling } = *lives;
+    let all = [claimed, live, closing, cooling];
+    if all == [0; 4] {
+        return "-".into();
+    }
+    all.map(units::short).join("/").into()
+}
+
 fn columns<'a>() -> Columns<'a, PortRow> {
     let worst = |row: &PortRow| match row.worst_destination {
         Some(destination) => destination.into(),
@@ -149,14 +161,17 @@ fn columns<'a>() -> Columns<'a, PortRow> {
         .text("FRONTEND", |row| row.frontend.into())
         .text("RANGE", |row| {
             let kind = match (row.draining, row.shared) {
-                (true, _) => " draining",
+                (true, _) => " drains",
                 (false, true) => " shared",
                 (false, false) => "",
             };
             format!("{}-{}{kind}", row.range[0], row.range[1]).into()
         })
-        .number("ALLOC", |row| units::grouped(row.allocated).into())
-        .number("USED", |row| units::grouped(row.used).into())
+        .number("USED/OF", |row| match row.draining {
+            true => units::grouped(row.used).into(),
+            false => format!("{}/{}", units::grouped(row.used), units::grouped(row.allocated)).into(),
+        })
+        .text("LIFE", |row| lives(&row.lives))
         .number("REFUSED", |row| refused(row.refused))
         .text("WORST", worst)
         .number("IN USE", |row| match row.worst_destination {

@@ -80,6 +80,53 @@ pub enum IpId {
     Keep,
 }
 
+/// `tcp_reset`: who hears of the end of a TCP connection that was idle for too long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TcpReset {
+    /// Nobody.
+    #[default]
+    Off,
+    /// Both ends, when the timer fires.
+    OnIdle,
+    /// Whoever sends a segment afterwards.
+    OnPacket,
+    /// Both ends, and whoever sends a segment nevertheless.
+    Both,
+}
+
+impl TcpReset {
+    /// All, with their words in configuration.
+    pub const ALL: [(&'static str, Self); 4] =
+        [("off", Self::Off), ("on-idle", Self::OnIdle), ("on-packet", Self::OnPacket), ("both", Self::Both)];
+
+    /// Whether both ends are told when the timer fires.
+    #[must_use]
+    pub const fn on_idle(self) -> bool {
+        matches!(self, Self::OnIdle | Self::Both)
+    }
+
+    /// Whether the talker is told.
+    #[must_use]
+    pub const fn on_packet(self) -> bool {
+        matches!(self, Self::OnPacket | Self::Both)
+    }
+}
+
+/// `rst_check`: which RST ends a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RstCheck {
+    /// Every one.
+    #[default]
+    None,
+    /// One whose sequence number its receiver may take for right.
+    InWindow,
+}
+
+impl RstCheck {
+    /// All, with their words in configuration.
+    pub const ALL: [(&'static str, Self); 2] = [("none", Self::None), ("in-window", Self::InWindow)];
+}
+
 /// `other_protocols` with their bits.
 pub const PROTOCOLS: [(&str, u32); 5] = [
     ("sctp", protocol::SCTP),

@@ -77,6 +77,9 @@ pub(crate) fn instance() -> Instance {
     }
     grants[grant_slot(2, CLASS_TCP) as usize] = Grant { own: 3, rule: 1, ..Grant::zeroed() };
     grant_states[grant_slot(0, CLASS_TCP) as usize] = GrantState { refused: 1234, ..GrantState::zeroed() };
+    // A connection that was idle for too long rests for a moment.
+    let mut rests = [0; timers::TIMER_CLASSES];
+    rests[timers::TimerClass::TcpEstablished as usize] = tick::from_seconds(8);
     let mut policies = vec![PolicyInfo::zeroed(); 4];
     policies[1] = PolicyInfo { kind: 1, name: padded("no-smtp"), ..PolicyInfo::zeroed() };
     let mut policy_states = vec![PolicyState::zeroed(); 4];
@@ -109,7 +112,13 @@ pub(crate) fn instance() -> Instance {
             BackendInfo::zeroed(),
         ],
         rules: vec![
-            Rule { timeouts: timers::azure_lb(240), status: 1, name: padded("web-out"), ..Rule::zeroed() },
+            Rule {
+                timeouts: timers::azure_lb(240),
+                rests,
+                status: 1,
+                name: padded("web-out"),
+                ..Rule::zeroed()
+            },
             Rule { timeouts: timers::azure_lb(600), status: 2, name: padded("old"), ..Rule::zeroed() },
             Rule::zeroed(),
         ],

@@ -11,12 +11,15 @@ use nat_common::{
     },
     net::{
         state,
-        timers::{self, GRACE, TIMER_CLASSES, TimerClass},
+        timers::{self, GRACE, TimerClass},
     },
     tick,
 };
 
-use super::instance::{Endpoint, Instance};
+use super::{
+    instance::{Endpoint, Instance},
+    life::{self, Life},
+};
 
 /// Which flows are wanted. An absent criterion admits everything.
 #[derive(Clone, Debug, Default)]
@@ -74,8 +77,12 @@ pub struct Flow {
     pub grant: u32,
     /// Rule slot.
     pub rule: u32,
+    /// IP protocol number.
+    pub protocol: u8,
     /// State.
     pub state: State,
+    /// What its port is held for.
+    pub life: Life,
     /// Opened from outside, on the backend's instance IP: [`Self::frontend`] is that, and not of any grant.
     pub instance: bool,
     /// Address and port of the backend.
@@ -232,22 +239,24 @@ fn flow_of(instance: &Instance, key: &FlowKey, out: &FlowEntry, inbound: &FlowEn
     let bits = (out.state | inbound.state) & state::MASK;
     let class = timers::class_of(out.grant % CLASSES, bits);
     let rule = u32::from(out.rule);
-    let timeout = instance.rule(rule).map_or(0, |rule| rule.timeouts[class as usize % TIMER_CLASSES]);
-    let touched = out.touched.max(inbound.touched);
-    // The table is read after the clock: a packet in between is not from the future.
-    let idle = now.saturating_sub(touched);
-    let over = bits & state::DEAD != 0 || timers::expired(now, touched, timeout);
+    let remaining = life::remaining(instance.rule(rule), class, key, (out, inbound), now);
+    let dead = bits & state::DEAD != 0;
+    // Both ends have been told that it is over: nothing brings it back, whatever its timer is by now.
+    let over = dead || bits & state::TOLD != 0 || remaining.over;
     Flow {
         grant: out.grant,
         rule,
+        protocol: key.protocol,
         state: if over { State::Expired } else { State::Live(class) },
+        life: Life::of(class, over),
         instance: out.half & HALF_INSTANCE != 0,
         source: Endpoint { address: key.source, port: key.source_port },
         frontend: Endpoint { address: out.address, port: out.port },
         destination: Endpoint { address: key.destination, port: key.destination_port },
-        idle,
-        expires: if over { 0 } else { timeout.saturating_sub(idle) },
-        releases: if bits & state::DEAD != 0 { 0 } else { (timeout + GRACE).saturating_sub(idle) },
+        // The table is read after the clock: a packet in between is not from the future.
+        idle: now.saturating_sub(out.touched.max(inbound.touched)),
+        expires: if over { 0 } else { remaining.expires },
+        releases: if dead { 0 } else { remaining.releases },
         age: now.saturating_sub(out.created),
         out: Traffic { packets: out.packets, bytes: out.bytes },
         r#in: Traffic { packets: inbound.packets, bytes: inbound.bytes },
@@ -300,6 +309,7 @@ impl Unpaired {
 pub struct FlowRow<'a> {
     protocol: &'static str,
     state: &'static str,
+    life: &'static str,
     rule: &'a str,
     instance: bool,
     backend: Ipv4Addr,
@@ -309,6 +319,7 @@ pub struct FlowRow<'a> {
     age_seconds: u64,
     idle_seconds: u64,
     expires_seconds: u64,
+    free_seconds: u64,
     packets_out: u64,
     packets_in: u64,
     bytes_out: u64,
@@ -320,8 +331,9 @@ impl<'a> FlowRow<'a> {
     #[must_use]
     pub fn new(instance: &'a Instance, flow: &Flow) -> Self {
         Self {
-            protocol: class_name(flow.class()),
+            protocol: protocol_name(flow),
             state: flow.state.name(),
+            life: flow.life.name(),
             rule: instance.rule_name(flow.rule),
             instance: flow.instance,
             backend: flow.source.address.into(),
@@ -331,11 +343,26 @@ impl<'a> FlowRow<'a> {
             age_seconds: tick::to_seconds(flow.age),
             idle_seconds: tick::to_seconds(flow.idle),
             expires_seconds: tick::to_seconds(flow.expires),
+            free_seconds: tick::to_seconds(flow.releases),
             packets_out: flow.out.packets,
             packets_in: flow.r#in.packets,
             bytes_out: flow.out.bytes,
             bytes_in: flow.r#in.bytes,
         }
+    }
+}
+
+/// The class's name, of other protocols their own.
+#[must_use]
+pub fn protocol_name(flow: &Flow) -> &'static str {
+    // Protocol numbers: IANA, "Assigned Internet Protocol Numbers".
+    match flow.protocol {
+        33 => "dccp",
+        47 => "gre",
+        50 => "esp",
+        132 => "sctp",
+        136 => "udp-lite",
+        _ => class_name(flow.class()),
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod destinations;
 pub mod flows;
 pub mod instance;
+pub mod life;
 pub mod ports;
 pub mod refusals;
 pub mod resets;

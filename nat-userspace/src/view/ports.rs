@@ -24,6 +24,7 @@ use serde::Serialize;
 use super::{
     flows::{Flow, State, class_name},
     instance::{Endpoint, Instance, address},
+    life::Lives,
 };
 use crate::plan::segments;
 
@@ -50,6 +51,8 @@ pub struct PortRow {
     pub used: u32,
     /// Flows on them.
     pub flows: u64,
+    /// These, by the life of their port.
+    pub lives: Lives,
     /// New flows refused because no port was free; of the backend and protocol, the same in all its rows, but 0 in
     /// draining ones, which get no new flows.
     pub refused: u64,
@@ -94,6 +97,7 @@ pub struct PortUse<'a> {
 struct Use {
     ports: u32,
     flows: u64,
+    lives: Lives,
 }
 
 /// Ports in use towards one destination.
@@ -121,6 +125,7 @@ impl Towards {
 struct Draining {
     rule: u32,
     flows: u64,
+    lives: Lives,
     ports: BTreeSet<u16>,
 }
 
@@ -166,6 +171,7 @@ impl<'a> PortUse<'a> {
             let draining = self.draining.entry((flow.grant, flow.frontend.address)).or_default();
             draining.rule = flow.rule;
             draining.flows += 1;
+            draining.lives.add(flow.life);
             draining.ports.insert(u16::from_be_bytes(flow.frontend.port));
             return;
         };
@@ -175,6 +181,7 @@ impl<'a> PortUse<'a> {
         }
         let uses = self.uses.entry((flow.grant, shared, segment)).or_default();
         uses.flows += 1;
+        uses.lives.add(flow.life);
         uses.ports += u32::from(self.held.insert((flow.grant, shared, number)));
         if shared {
             let pool = (grant.shared, flow.class());
@@ -245,6 +252,7 @@ impl<'a> PortUse<'a> {
                 allocated: u32::from(segment.count),
                 used: uses.ports,
                 flows: uses.flows,
+                lives: uses.lives,
                 shared,
                 worst_destination: worst.map(|(_, destination)| destination.0),
                 worst_used: worst.map_or(0, |(used, _)| *used),
@@ -262,6 +270,7 @@ impl<'a> PortUse<'a> {
                 range: [first.copied().unwrap_or(0), last.copied().unwrap_or(0)],
                 used: u32::try_from(draining.ports.len()).unwrap_or(u32::MAX),
                 flows: draining.flows,
+                lives: draining.lives,
                 refused: 0,
                 refused_table: 0,
                 refused_limit: 0,
@@ -291,6 +300,7 @@ impl<'a> PortUse<'a> {
             allocated: 0,
             used: 0,
             flows: 0,
+            lives: Lives::default(),
             refused: state.refused,
             refused_table: state.refused_table,
             refused_limit: state.refused_limit,

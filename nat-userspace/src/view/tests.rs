@@ -13,6 +13,7 @@ use super::{
     example::{self, BACKEND, DB1, FRONTEND, SECOND, SERVER, Spec, TCP},
     flows::{Destination, Filter, Flow, Flows, Join, Sort, State},
     instance::{Endpoint, Instance},
+    life::Life,
     ports::PortUse,
 };
 
@@ -82,7 +83,10 @@ fn expiry_is_judged_as_the_data_path_does() {
     };
     assert_eq!(state_after(timeout), (State::Live(TimerClass::TcpEstablished), 0));
     assert_eq!(state_after(timeout + 1), (State::Expired, 0));
-    assert_eq!(flow_of(&instance, Spec { bits: TCP.bits | state::DEAD, ..TCP }).state, State::Expired);
+    for over in [state::DEAD, state::TOLD] {
+        let flow = flow_of(&instance, Spec { bits: TCP.bits | over, ..TCP });
+        assert_eq!((flow.state, flow.life, flow.expires), (State::Expired, Life::Cooling, 0));
+    }
 }
 
 #[test]
