@@ -10,6 +10,7 @@ use std::{
 use nat_common::abi::{
     config::{Control, Frontend, FrontendKey, IcmpBudget, Meta, PortConfig, PortTag, SweepArgs, Table},
     counters::{Counters, Fate, Reason},
+    event::ResetCounts,
     flow::{FlowEntry, FlowKey},
     grant::{
         BackendInfo, BackendKey, BackendRef, BackendState, Grant, GrantState, PortSet, Quota, Rule, Towards,
@@ -98,6 +99,7 @@ fn maps() -> Vec<(&'static str, usize, usize)> {
         (names::COUNTERS, INDEX, size_of::<Counters>()),
         (names::TABLE, INDEX, size_of::<Table>()),
         (names::SWEEP, INDEX, size_of::<SweepArgs>()),
+        (names::RESET_COUNTS, INDEX, size_of::<ResetCounts>()),
         (names::ICMP_BUDGET, INDEX, size_of::<IcmpBudget>()),
     ]
 }

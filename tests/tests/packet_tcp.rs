@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use aya::maps::{Map, MapData, RingBuf};
 use nat_common::{
     abi::{
+        config::banked,
         counters::Reason,
         event::IdleReset,
         flow::{FLOW_SEQUENCE, FlowEntry, HALF_OUTBOUND},
@@ -214,6 +215,23 @@ fn a_new_connection_after_the_handing_over_is_alive() {
     lab.wait(tick::from_seconds(240) + 2).expect("clock");
     lab.sweep(100).expect("sweep");
     assert_eq!(handed_over(&lab)[0].sequences, [10, 6], "its own end is told, too");
+}
+
+/// What a rule asks for after a reload holds for new connections, also on the tuple of one that is over.
+#[test]
+fn a_new_connection_on_an_old_tuple_asks_its_rule_again() {
+    let mut lab = lab(0);
+    let outer = handshake(&lab, 1);
+    comes(&lab, outer, RST, (IN + 1, 0), 0);
+    let index = banked(0, 0);
+    let mut rule = lab.maps.rules.get(&index, 0).expect("the rule");
+    rule.flags |= SEQUENCE;
+    lab.maps.rules.set(index, rule, 0).expect("the rule");
+    goes(&lab, 1, ACK, (OUT + 1, IN + 1), 0);
+    assert_eq!((kept(&lab), halves(&lab).map(|half| half.flags)), ([0, 0], [0, 0]), "the old one");
+    goes(&lab, 1, SYN, (900, 0), 0);
+    comes(&lab, outer, SYN | ACK, (500, 901), 0);
+    assert_eq!((kept(&lab), halves(&lab).map(|half| half.flags)), ([901, 501], [FLOW_SEQUENCE; 2]));
 }
 
 /// More flows than the buffer has room for: what is taken from it makes room, what nobody takes is given up, and nothing
