@@ -106,7 +106,12 @@ impl Chain {
     }
 
     fn addresses(&self) -> anyhow::Result<()> {
-        self.generator.ip_batch("addr add 10.0.255.254/16 dev gen0\nlink set gen0 up\n")?;
+        let mut lines = "addr add 10.0.255.254/16 dev gen0\nlink set gen0 up\n".to_owned();
+        // Backends answer ARP like real ones: a gateway may ask although their neighbour entries are permanent.
+        for backend in backends().chain([ATTACKER]) {
+            writeln!(lines, "addr add {backend}/32 dev gen0")?;
+        }
+        self.generator.ip_batch(&lines)?;
         self.sink.ip_batch(&format!("addr add {SINK}/24 dev sink0\nlink set sink0 up\n"))?;
         let mut lines = format!(
             "addr add 10.0.0.1/16 dev lan0\nlink set lan0 up\naddr add {FRONTEND}/24 dev wan0\nlink set wan0 up\n\

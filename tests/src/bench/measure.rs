@@ -132,11 +132,12 @@ pub(super) fn repetition(
     let mut rig = Rig::load(&lab.object, &chain, workload.flows)?;
     let mut generator = Generator::new(workload.frame, Shape::SPREAD, &workload.cpus)?;
     let gateway = kind.start(&lab.object, &lab.natgw, &chain, &lab.setup())?;
-    precheck(kind, workload, &mut generator, &mut rig).context("precheck, nothing was timed")?;
+    precheck(kind, workload, &mut generator, &mut rig)
+        .with_context(|| format!("precheck, nothing was timed; {}", gateway.says()))?;
     let (sent, ns_by_tenth) = time(lab, kind, workload, &mut generator, &mut rig)?;
     thread::sleep(DRAIN);
     let arrived = rig.arrived()?;
-    prove(kind, &arrived)?;
+    prove(kind, &arrived).with_context(|| gateway.says())?;
     let on_generator_cpu = rig.share_on(&workload.cpus)?;
     gateway.stop()?;
     let received = arrived.packets();

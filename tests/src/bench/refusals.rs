@@ -186,6 +186,12 @@ fn row(samples: &[Sample], kind: Kind, ports: &str) -> Option<Row> {
 }
 
 impl Figures {
+    /// Name and nanoseconds of each row: the stages, then a refusal.
+    pub(super) fn bars(&self) -> Vec<(String, Vec<f64>)> {
+        let ns = |row: &Row| row.new_flow.iter().chain([&row.refused]).map(|spread| spread.median).collect();
+        self.summary.iter().map(|row| (format!("{}, {}", row.gateway, row.ports), ns(row))).collect()
+    }
+
     /// The medians, in at most 110 columns.
     pub(super) fn table(&self) -> String {
         let mut text = format!(

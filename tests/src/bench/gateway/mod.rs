@@ -122,6 +122,21 @@ pub(super) enum Gateway<'a> {
 }
 
 impl Gateway<'_> {
+    /// What the gateway itself says of packets that did not arrive: natgw's verdicts other than zero.
+    pub(super) fn says(&self) -> String {
+        let Self::Natgw(daemon) = self else { return "it keeps no count of why".to_owned() };
+        let stats = match daemon.json("stats") {
+            Ok(stats) => stats,
+            Err(error) => return format!("{error:#}"),
+        };
+        let verdicts = stats["verdicts"].as_object().into_iter().flatten();
+        let counts: Vec<String> = verdicts
+            .filter(|(_, count)| count.as_u64() != Some(0))
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
+        format!("natgw counted {}", counts.join(", "))
+    }
+
     /// Stops the gateway and undoes what would outlive its namespace.
     pub(super) fn stop(self) -> anyhow::Result<()> {
         match self {

@@ -15,8 +15,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::bench::{
     chain::{
-        BACKENDS, Chain, DESTINATIONS, FIRST_BACKEND, FIRST_DESTINATION, FRONTEND, LAN0_MAC, WAN0_MAC,
-        backends, mac,
+        BACKENDS, Chain, DESTINATIONS, FIRST_BACKEND, FIRST_DESTINATION, FRONTEND, LAN0_MAC, WAN0_MAC, mac,
     },
     signal,
 };
@@ -35,13 +34,12 @@ const LOOK: Duration = Duration::from_millis(100);
 const PIECE: usize = 1 << 16;
 const STACK: usize = 1 << 18;
 
-/// Gives backends and destinations their addresses and routes.
+/// Gives backends and destinations their routes, and destinations their addresses.
 pub(super) fn equip(chain: &Chain) -> anyhow::Result<()> {
-    let mut lines = format!("neigh replace 10.0.0.1 lladdr {} dev gen0 nud permanent\n", mac(LAN0_MAC));
-    for backend in backends() {
-        writeln!(lines, "addr add {backend}/32 dev gen0")?;
-    }
-    lines.push_str("route add default via 10.0.0.1 dev gen0\n");
+    let lines = format!(
+        "neigh replace 10.0.0.1 lladdr {} dev gen0 nud permanent\nroute add default via 10.0.0.1 dev gen0\n",
+        mac(LAN0_MAC)
+    );
     chain.generator.ip_batch(&lines)?;
     let mut lines = format!("neigh replace {FRONTEND} lladdr {} dev sink0 nud permanent\n", mac(WAN0_MAC));
     for index in 0..DESTINATIONS {
