@@ -49,7 +49,7 @@ impl Lab {
     /// Reads the BPF object and settles what the options leave open.
     pub(super) fn new(options: &Options) -> anyhow::Result<Self> {
         Ok(Self {
-            object: Options::object()?,
+            object: options.object()?,
             natgw: options.natgw_binary()?,
             queues: thread::available_parallelism().context("cannot count the CPUs")?.get(),
             limit: Limit { packets: options.packets, time: options.time() },

@@ -54,7 +54,7 @@ use self::{
 };
 
 /// Two benches at a time would measure each other.
-const LOCK: &str = "/run/natgw-bench.lock";
+pub const LOCK: &str = "/run/natgw-bench.lock";
 
 /// Runs the benches asked for, prints the tables, and writes the JSON file and the charts where they are asked for.
 ///
@@ -103,8 +103,8 @@ fn measure_all(options: &Options) -> anyhow::Result<Report> {
     for (kind, reason) in skipped {
         report.skip(kind.name(), &reason);
     }
-    report.ports = wants(Bench::Ports).then(ports::run).transpose()?;
-    report.fair = wants(Bench::Fair).then(fair::run).transpose()?;
+    report.ports = wants(Bench::Ports).then(|| ports::run(options.packets)).transpose()?;
+    report.fair = wants(Bench::Fair).then(|| fair::run(options.packets)).transpose()?;
     if gateways.is_empty() {
         return Ok(report);
     }

@@ -65,6 +65,9 @@ pub struct Options {
     /// Write charts of what was measured into this directory, as SVG
     #[arg(long, value_name = "DIR")]
     pub plot: Option<PathBuf>,
+    /// BPF object with generator, sink and floor; the one named by NATGW_BENCH_OBJECT when not named
+    #[arg(long)]
+    pub object: Option<PathBuf>,
     /// The natgw to measure; the one beside this program when not named
     #[arg(long)]
     pub natgw: Option<PathBuf>,
@@ -151,12 +154,17 @@ impl Options {
     }
 
     /// The BPF object with generator, sink and floor.
-    pub(super) fn object() -> anyhow::Result<Vec<u8>> {
-        let Some(path) = env::var_os(OBJECT_VARIABLE) else {
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub(super) fn object(&self) -> anyhow::Result<Vec<u8>> {
+        let Some(path) = self.object.clone().or_else(|| env::var_os(OBJECT_VARIABLE).map(PathBuf::from))
+        else {
             bail!("{OBJECT_VARIABLE} does not name the benchmark's BPF object: run `cargo xtask bench`");
         };
         std::fs::read(&path).with_context(|| {
-            format!("cannot read {} named by {OBJECT_VARIABLE}: run `cargo xtask bench`", path.display())
+            format!("cannot read the BPF object {}: run `cargo xtask bench`", path.display())
         })
     }
 }

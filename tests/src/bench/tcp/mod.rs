@@ -17,7 +17,7 @@ use serde::Serialize;
 use self::hosts::{ANSWER, BULK, Servers, connect, crowd, equip, exchange, pour};
 use super::{
     chain::Chain,
-    gateway::Kind,
+    gateway::{Gateway, Kind},
     live::in_turn,
     measure::Lab,
     options::Options,
@@ -47,6 +47,8 @@ struct Sample {
     request_us: [f64; PERCENTILES.len()],
     /// Short connections that failed.
     failed: u64,
+    /// Of the packets that natgw translated, those that it left to the host's stack; others do not say.
+    to_stack: Option<f64>,
 }
 
 /// Every repetition and their medians.
@@ -72,6 +74,8 @@ pub(super) struct Row {
     /// Medians of the percentiles.
     pub(super) request_us: Vec<f64>,
     failed: u64,
+    /// Greatest of the shares.
+    to_stack: Option<f64>,
 }
 
 /// Measures every gateway that routes: the floor does not rewrite MAC addresses, so hosts would not take its frames.
@@ -133,9 +137,19 @@ fn sample(options: &Options, lab: &Lab, kind: Kind, repetition: u32) -> anyhow::
         servers.end.store(true, Ordering::Relaxed);
         result
     });
-    let sample = Sample { gateway: kind.name(), repetition, ..result? };
+    let to_stack = to_stack(&gateway)?;
+    let sample = Sample { gateway: kind.name(), repetition, to_stack, ..result? };
     gateway.stop()?;
     Ok(sample)
+}
+
+/// Share of natgw's packets that took the slow way.
+fn to_stack(gateway: &Gateway<'_>) -> anyhow::Result<Option<f64>> {
+    let Gateway::Natgw(daemon) = gateway else { return Ok(None) };
+    let stats = daemon.json("stats")?;
+    let count = |name: &str| stats["verdicts"][name].as_u64().unwrap_or_default() as f64;
+    let stack = count("translated_to_stack");
+    Ok(Some(stack / (count("translated_out") + count("translated_in") + stack)))
 }
 
 /// All three loads, one after the other.
@@ -181,6 +195,7 @@ fn clients(options: &Options, servers: &Servers) -> anyhow::Result<Sample> {
         requests_per_second,
         request_us,
         failed: failed.into_inner(),
+        to_stack: None,
     })
 }
 
@@ -224,6 +239,7 @@ fn row(samples: &[Sample], kind: Kind) -> Option<Row> {
         connection_us: percentiles(|sample| &sample.connection_us),
         request_us: percentiles(|sample| &sample.request_us),
         failed: samples.iter().map(|sample| sample.failed).sum(),
+        to_stack: samples.iter().filter_map(|sample| sample.to_stack).reduce(f64::max),
     })
 }
 
@@ -232,7 +248,7 @@ impl Figures {
     pub(super) fn table(&self) -> String {
         let mut text = format!(
             "\nTCP through sockets, {} at a time; µs at p50 / p99 / p99.9\n\n\
-             {:<11}{:>8}{:>9}{:>9}{:>9}{:>8}{:>23}{:>10}{:>23}\n",
+             {:<11}{:>8}{:>9}{:>9}{:>9}{:>8}{:>24}{:>12}{:>24}\n",
             self.streams,
             "gateway",
             "Gbit/s",
@@ -250,7 +266,7 @@ impl Figures {
             // Writing to a String cannot fail.
             let _infallible = writeln!(
                 text,
-                "{:<11}{:>8.2}{:>9}{:>9.0}{:>9}{:>8}{:>23}{:>10.0}{:>23}",
+                "{:<11}{:>8.2}{:>9}{:>9.0}{:>9}{:>8}{:>24}{:>12.0}{:>24}",
                 row.gateway,
                 row.gigabits.median,
                 ratio(row.gigabits_of_masquerade),
@@ -261,6 +277,13 @@ impl Figures {
                 row.requests.median,
                 us(&row.request_us)
             );
+            if let Some(share) = row.to_stack {
+                let _infallible = writeln!(
+                    text,
+                    "  of these packets natgw left {:.1}% to the host's stack, next hop not yet known",
+                    share * 100.0
+                );
+            }
         }
         text
     }
