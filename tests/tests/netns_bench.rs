@@ -7,7 +7,6 @@ use std::{
     process,
 };
 
-use anyhow::{Context as _, Result, ensure};
 use clap::Parser as _;
 use nat_tests::{
     bench::{self, LOCK, Options},
@@ -25,13 +24,13 @@ const SMALL: [&str; 7] = [
     "--streams=4",
 ];
 
-/// What a bench writes; `Ok(Err(reason))`: it cannot be run here.
-fn run(name: &str, more: &[&str]) -> Result<std::result::Result<Value, String>> {
+/// What a bench writes, or why it cannot be run here.
+fn run(name: &str, more: &[&str]) -> Result<Value, String> {
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
     let object = target.join("bpf/bench.bpf.o");
     let natgw = std::env::var_os("NATGW_BIN").map_or_else(|| target.join("release/natgw"), PathBuf::from);
     if !object.is_file() {
-        return Ok(Err(format!("no {}: `cargo xtask bench` builds it", object.display())));
+        return Err(format!("no {}: `cargo xtask bench` builds it", object.display()));
     }
     let json = std::env::temp_dir().join(format!("natgw-bench-test-{}-{name}.json", process::id()));
     let charts = json.with_extension("charts");
@@ -39,25 +38,25 @@ fn run(name: &str, more: &[&str]) -> Result<std::result::Result<Value, String>> 
     let (written, drawn) = (json.display().to_string(), charts.display().to_string());
     let paths = ["--object", &object, "--natgw", &natgw, "--json", &written, "--plot", &drawn];
     let line = ["natgw-bench", name].into_iter().chain(SMALL).chain(paths).chain(more.iter().copied());
-    let outcome = bench::run(&Options::try_parse_from(line)?);
+    let outcome = bench::run(&Options::try_parse_from(line).expect("a command line"));
     let text = fs::read_to_string(&json);
     for left in [fs::remove_file(&json), fs::remove_dir_all(&charts)] {
         // Not there when the bench failed, of which more below.
         drop(left);
     }
+    assert_eq!(namespaces(), 0, "namespaces are left");
     match outcome {
-        Err(error) if error.to_string().contains(LOCK) => Ok(Err(error.to_string())),
-        Err(error) => Err(error),
-        Ok(()) => {
-            let namespaces = fs::read_dir("/run/netns").map_or(0, |entries| {
-                let mine = format!("natgw-bench-{}-", process::id());
-                let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-                names.filter(|name| name.starts_with(&mine)).count()
-            });
-            ensure!(namespaces == 0, "{namespaces} namespaces are left");
-            Ok(Ok(serde_json::from_str(&text.context("no figures")?)?))
-        }
+        Err(error) if error.to_string().contains(LOCK) => Err(error.to_string()),
+        Err(error) => panic!("{error:#}"),
+        Ok(()) => Ok(serde_json::from_str(&text.expect("figures")).expect("JSON")),
     }
+}
+
+/// Namespaces of this process's benches.
+fn namespaces() -> usize {
+    let mine = format!("natgw-bench-{}-", process::id());
+    let entries = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&mine)).count()
 }
 
 /// The figure at a path of names and places must be there and above zero.
@@ -67,9 +66,9 @@ fn above_zero(figures: &Value, pointer: &str) {
 }
 
 #[test]
-fn established_flows_both_ways() -> Result<()> {
+fn established_flows_both_ways() {
     let more = ["--direction=outbound,inbound,both", "--frame=64,1500", "--gateways=floor,masquerade,natgw"];
-    let figures = match run("established", &more)? {
+    let figures = match run("established", &more) {
         Ok(figures) => figures,
         Err(reason) => skip!("established_flows_both_ways", "{reason}"),
     };
@@ -78,21 +77,19 @@ fn established_flows_both_ways() -> Result<()> {
     for row in 0..rows {
         above_zero(&figures, &format!("/summary/{row}/of_masquerade"));
     }
-    Ok(())
 }
 
 #[test]
-fn new_flows() -> Result<()> {
-    match run("new-flows", &["--gateways=floor,forward,masquerade,natgw"])? {
+fn new_flows() {
+    match run("new-flows", &["--gateways=floor,forward,masquerade,natgw"]) {
         Ok(figures) => above_zero(&figures, "/summary/3/ns_by_tenth/9"),
         Err(reason) => skip!("new_flows", "{reason}"),
     }
-    Ok(())
 }
 
 #[test]
-fn refusals() -> Result<()> {
-    let figures = match run("refusals", &["--gateways=floor,natgw"])? {
+fn refusals() {
+    let figures = match run("refusals", &["--gateways=floor,natgw"]) {
         Ok(figures) => figures,
         Err(reason) => skip!("refusals", "{reason}"),
     };
@@ -102,12 +99,11 @@ fn refusals() -> Result<()> {
             assert_eq!(sample["refused_sent"], sample["counted"], "natgw's own count: {sample}");
         }
     }
-    Ok(())
 }
 
 #[test]
-fn interference() -> Result<()> {
-    let figures = match run("interference", &["--gateways=floor,masquerade,natgw"])? {
+fn interference() {
+    let figures = match run("interference", &["--gateways=floor,masquerade,natgw"]) {
         Ok(figures) => figures,
         Err(reason) => skip!("interference", "{reason}"),
     };
@@ -116,12 +112,11 @@ fn interference() -> Result<()> {
     }
     let rows = figures["interference"]["summary"].as_array().map_or(0, Vec::len);
     assert_eq!(rows, 4 + 4 + 4 + 2, "alone and three floods, and natgw beside its sweep");
-    Ok(())
 }
 
 #[test]
-fn control() -> Result<()> {
-    match run("control", &["--gateways=natgw"])? {
+fn control() {
+    match run("control", &["--gateways=natgw"]) {
         Ok(figures) => {
             for figure in ["start/median", "apply/median", "sweep/median", "bytes_per_flow"] {
                 above_zero(&figures, &format!("/control/{figure}"));
@@ -130,12 +125,11 @@ fn control() -> Result<()> {
         }
         Err(reason) => skip!("control", "{reason}"),
     }
-    Ok(())
 }
 
 #[test]
-fn tcp() -> Result<()> {
-    match run("tcp", &["--gateways=forward,masquerade,natgw"])? {
+fn tcp() {
+    match run("tcp", &["--gateways=forward,masquerade,natgw"]) {
         Ok(figures) => {
             for row in 0..3 {
                 above_zero(&figures, &format!("/tcp/summary/{row}/gigabits/median"));
@@ -144,16 +138,14 @@ fn tcp() -> Result<()> {
         }
         Err(reason) => skip!("tcp", "{reason}"),
     }
-    Ok(())
 }
 
 #[test]
-fn single_runs() -> Result<()> {
+fn single_runs() {
     for (name, pointer) in [("ports", "/ports/0/refusal"), ("fair", "/fair/0/established_ns")] {
-        match run(name, &["--packets=100"])? {
+        match run(name, &["--packets=100"]) {
             Ok(figures) => above_zero(&figures, pointer),
             Err(reason) => skip!("single_runs", "{reason}"),
         }
     }
-    Ok(())
 }
