@@ -19,11 +19,11 @@ use super::{
     generator::{Generator, Shape},
     kernel_facts::Sweep,
     live::in_turn,
-    measure::{CHECK_MASK, DRAIN, Lab, WARM_UP, open, prove},
+    measure::{CHECK_MASK, DRAIN, Lab, open, prove},
     options::Options,
     report::Report,
     rig::Rig,
-    sender::{Limit, Sender, Sent, pin_to},
+    sender::{Sender, Sent, pin_to},
     signal,
     stats::Spread,
     workload::Direction,
@@ -147,8 +147,9 @@ impl Bed<'_> {
         let setup = Setup { rule: Rule::Static(PORTS), attacker: true, ..self.lab.setup() };
         let gateway = self.kind.start(&self.lab.object, &self.lab.natgw, &chain, &setup)?;
         open(&mut generator, &mut rig, self.table, false)?;
-        let warm_up = Limit { packets: u64::MAX, time: WARM_UP };
-        generator.send(&mut rig, 0..self.flows, Direction::Outbound, warm_up).context("warm-up")?;
+        generator
+            .send(&mut rig, 0..self.flows, Direction::Outbound, self.lab.warm_up())
+            .context("warm-up")?;
         let mut found = true;
         self.one(&mut rig, &mut generator, ALONE, |_| Ok(()), |(), _| {})?;
         if sweep {

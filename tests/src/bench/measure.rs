@@ -19,8 +19,8 @@ use super::{
 
 /// Packets of the precheck, each of a flow of its own.
 const PRECHECK: u32 = 1024;
-/// Least warm-up of established flows, after every flow was opened.
-pub(super) const WARM_UP: Duration = Duration::from_millis(200);
+/// Longest warm-up of established flows, after every flow was opened; no longer than the timing itself.
+const WARM_UP: Duration = Duration::from_millis(200);
 /// Longest time for opening flows or for all of `new-flows`.
 pub(super) const OPENING: Duration = Duration::from_secs(60);
 /// While timing, one packet in so many is verified, less one.
@@ -55,6 +55,11 @@ impl Lab {
             limit: Limit { packets: options.packets, time: options.time() },
             max_flows: options.max_flows,
         })
+    }
+
+    /// When a warm-up ends.
+    pub(super) fn warm_up(&self) -> Limit {
+        Limit { packets: u64::MAX, time: self.limit.time.min(WARM_UP) }
     }
 
     /// The usual setting: ports of its own for each backend.
@@ -222,8 +227,7 @@ fn time(
     match workload.bench {
         Live::Established => {
             open(generator, rig, workload.flows, direction.has_inbound())?;
-            let warm_up = Limit { packets: u64::MAX, time: WARM_UP };
-            generator.send(rig, flows.clone(), direction, warm_up).context("warm-up")?;
+            generator.send(rig, flows.clone(), direction, lab.warm_up()).context("warm-up")?;
             thread::sleep(DRAIN);
             rig.reset(CHECK_MASK, false)?;
             Ok((generator.send(rig, flows, direction, lab.limit)?, Vec::new()))

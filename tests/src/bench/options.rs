@@ -16,7 +16,7 @@ pub(super) const OBJECT_VARIABLE: &str = "NATGW_BENCH_OBJECT";
 
 /// Compares gateways on live XDP frames and real connections inside throw-away namespaces.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "natgw-bench", version)]
+#[command(name = "natgw-bench", version, args_override_self = true)]
 pub struct Options {
     /// Benches to run; all of them when none is named
     #[arg(value_enum)]

@@ -8,16 +8,37 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use plotters::prelude::{
-    ChartBuilder, IntoDrawingArea as _, IntoLogRange as _, LineSeries, PathElement, RGBColor, Rectangle,
-    SVGBackend, WHITE,
+use plotters::{
+    coord::Shift,
+    prelude::{
+        ChartBuilder, DrawingArea, IntoDrawingArea as _, LineSeries, RGBColor, Rectangle, SVGBackend, Text,
+        WHITE,
+    },
+    style::Color as _,
 };
-use plotters::style::Color as _;
 
 use super::{gateway::Kind, report::Report};
 
 /// Size of a chart in pixels.
 const SIZE: (u32, u32) = (760, 420);
+
+/// Pixels at the right where the names stand.
+const LEGEND: u32 = 150;
+
+/// Title, axes and room for both: what all charts have in common. Not a function, because the type of a chart names types
+/// that plotters keeps to itself.
+macro_rules! frame {
+    ($root:expr, $labels:expr, $x:expr, $top:expr) => {
+        ChartBuilder::on($root)
+            .caption($labels.title, ("sans-serif", 18))
+            .margin(12)
+            .margin_right(LEGEND)
+            .x_label_area_size(42)
+            .y_label_area_size(62)
+            .build_cartesian_2d($x, 0.0..$top)
+            .map_err(failed)?
+    };
+}
 
 /// Points of one gateway.
 struct Line {
@@ -145,92 +166,94 @@ fn greatest(values: impl Iterator<Item = f64>) -> f64 {
     values.fold(0.0, f64::max) * 1.1
 }
 
-/// One line for each gateway, and its name beside the chart. False when there is nothing to draw.
+/// One line for each gateway, and its name beside the chart; `x` goes by powers of two when it is logarithmic. False when
+/// there is nothing to draw.
 fn lines_chart(path: &Path, labels: &Labels<'_>, lines: &[Line], logarithmic: bool) -> anyhow::Result<bool> {
-    let points = || lines.iter().flat_map(|line| line.points.iter());
-    let (Some(least), most) = (
-        points().map(|point| point.0).min_by(f64::total_cmp),
-        points().map(|point| point.0).fold(0.0, f64::max),
-    ) else {
-        return Ok(false);
-    };
-    let top = greatest(points().map(|point| point.1));
-    // Both kinds of axes are types of their own, so the rest is written for either.
-    macro_rules! draw {
-        ($x:expr) => {{
-            let root = SVGBackend::new(path, SIZE).into_drawing_area();
-            root.fill(&WHITE).map_err(failed)?;
-            let mut chart = ChartBuilder::on(&root)
-                .caption(labels.title, ("sans-serif", 18))
-                .margin(12)
-                .x_label_area_size(42)
-                .y_label_area_size(62)
-                .build_cartesian_2d($x, 0.0..top)
-                .map_err(failed)?;
-            chart.configure_mesh().x_desc(labels.x).y_desc(labels.y).draw().map_err(failed)?;
-            for line in lines {
-                let color = color(line.gateway);
-                let series =
-                    LineSeries::new(line.points.iter().copied(), color.stroke_width(2)).point_size(3);
-                chart
-                    .draw_series(series)
-                    .map_err(failed)?
-                    .label(line.gateway)
-                    .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], color.stroke_width(2)));
-            }
-            chart.configure_series_labels().background_style(WHITE.mix(0.8)).draw().map_err(failed)?;
-            root.present().map_err(failed)?;
-        }};
+    let place = |x: f64| if logarithmic { x.log2() } else { x };
+    let points = || lines.iter().flat_map(|line| &line.points).map(|(x, y)| (place(*x), *y));
+    let Some(least) = points().map(|point| point.0).min_by(f64::total_cmp) else { return Ok(false) };
+    let most = points().map(|point| point.0).fold(least, f64::max);
+    let (from, to) = if logarithmic { (least - 1.0, most + 1.0) } else { (0.0, most * 1.05) };
+    let root = canvas(path)?;
+    let mut chart = frame!(&root, labels, from..to, greatest(points().map(|point| point.1)));
+    let number = |x: &f64| format!("{:.0}", if logarithmic { x.exp2() } else { *x });
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .x_desc(labels.x)
+        .y_desc(labels.y)
+        .x_label_formatter(&number)
+        .y_label_formatter(&plain)
+        .draw()
+        .map_err(failed)?;
+    for line in lines {
+        let color = color(line.gateway);
+        let points = line.points.iter().map(|(x, y)| (place(*x), *y));
+        let series = LineSeries::new(points, color.stroke_width(2)).point_size(3);
+        chart.draw_series(series).map_err(failed)?;
     }
-    if logarithmic {
-        draw!((least * 0.8..most.max(least * 2.0) * 1.25).log_scale());
-    } else {
-        draw!(0.0..most * 1.05);
-    }
+    legend(&root, lines.iter().map(|line| line.gateway))?;
+    root.present().map_err(failed)?;
     Ok(true)
 }
 
-/// A group of bars for each name. False when there is nothing to draw.
+/// A group of bars for each name, with its values above. False when there is nothing to draw.
 fn bars_chart(path: &Path, labels: &Labels<'_>, groups: &[(String, Vec<f64>)]) -> anyhow::Result<bool> {
     let most = groups.iter().map(|(_, bars)| bars.len()).max().unwrap_or(0);
     if most == 0 {
         return Ok(false);
     }
-    let top = greatest(groups.iter().flat_map(|(_, bars)| bars.iter().copied()));
     let width = (most + 1) as f64;
-    let root = SVGBackend::new(path, SIZE).into_drawing_area();
-    root.fill(&WHITE).map_err(failed)?;
-    let mut chart = ChartBuilder::on(&root)
-        .caption(labels.title, ("sans-serif", 18))
-        .margin(12)
-        .x_label_area_size(42)
-        .y_label_area_size(62)
-        .build_cartesian_2d(0.0..width * groups.len() as f64, 0.0..top)
-        .map_err(failed)?;
+    let to = width * groups.len() as f64;
+    let root = canvas(path)?;
+    let top = greatest(groups.iter().flat_map(|(_, bars)| bars.iter().copied()));
+    let mut chart = frame!(&root, labels, 0.0..to, top);
     chart
         .configure_mesh()
         .disable_x_mesh()
+        .light_line_style(WHITE)
         .x_labels(0)
         .x_desc(labels.x)
         .y_desc(labels.y)
+        .y_label_formatter(&plain)
         .draw()
         .map_err(failed)?;
     for (number, (name, bars)) in groups.iter().enumerate() {
         let color = color(name);
-        let left = number as f64 * width + 0.5;
-        let bar = |(place, value): (usize, &f64)| {
-            let x = left + place as f64;
-            Rectangle::new([(x + 0.05, 0.0), (x + 0.95, *value)], color.filled())
-        };
-        chart
-            .draw_series(bars.iter().enumerate().map(bar))
-            .map_err(failed)?
-            .label(name)
-            .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], color.filled()));
+        for (place, value) in bars.iter().enumerate() {
+            let x = number as f64 * width + 0.5 + place as f64;
+            let bar = Rectangle::new([(x + 0.05, 0.0), (x + 0.95, *value)], color.filled());
+            let above = Text::new(format!("{value:.0}"), (x + 0.1, *value + top * 0.035), ("sans-serif", 11));
+            chart.draw_series([bar]).map_err(failed)?;
+            chart.draw_series([above]).map_err(failed)?;
+        }
     }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).draw().map_err(failed)?;
+    legend(&root, groups.iter().map(|(name, _)| name.as_str()))?;
     root.present().map_err(failed)?;
     Ok(true)
+}
+
+type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+fn canvas(path: &Path) -> anyhow::Result<Canvas<'_>> {
+    let root = SVGBackend::new(path, SIZE).into_drawing_area();
+    root.fill(&WHITE).map_err(failed)?;
+    Ok(root)
+}
+
+/// Colours and names, in the margin at the right.
+fn legend<'a>(root: &Canvas<'_>, names: impl Iterator<Item = &'a str>) -> anyhow::Result<()> {
+    let left = SIZE.0.cast_signed() - LEGEND.cast_signed() + 4;
+    for (name, y) in names.zip((50..).step_by(20)) {
+        let patch = Rectangle::new([(left, y), (left + 12, y + 12)], color(name).filled());
+        root.draw(&patch).map_err(failed)?;
+        root.draw(&Text::new(name.to_owned(), (left + 18, y), ("sans-serif", 13))).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn plain(value: &f64) -> String {
+    format!("{value}")
 }
 
 fn failed(error: impl std::fmt::Display) -> anyhow::Error {
