@@ -218,15 +218,22 @@ fn bars_chart(path: &Path, labels: &Labels<'_>, groups: &[(String, Vec<f64>)]) -
         .y_label_formatter(&plain)
         .draw()
         .map_err(failed)?;
+    let place = |number: usize, bar: usize| number as f64 * width + 0.5 + bar as f64;
     for (number, (name, bars)) in groups.iter().enumerate() {
         let color = color(name);
-        for (place, value) in bars.iter().enumerate() {
-            let x = number as f64 * width + 0.5 + place as f64;
-            let bar = Rectangle::new([(x + 0.05, 0.0), (x + 0.95, *value)], color.filled());
-            let above = Text::new(format!("{value:.0}"), (x + 0.1, *value + top * 0.035), ("sans-serif", 11));
-            chart.draw_series([bar]).map_err(failed)?;
-            chart.draw_series([above]).map_err(failed)?;
-        }
+        let bar = |(bar, value): (usize, &f64)| {
+            let x = place(number, bar);
+            Rectangle::new([(x + 0.05, 0.0), (x + 0.95, *value)], color.filled())
+        };
+        chart.draw_series(bars.iter().enumerate().map(bar)).map_err(failed)?;
+    }
+    // After all bars, which would cover what stands above a lower neighbour.
+    for (number, (_, bars)) in groups.iter().enumerate() {
+        let text = |(bar, value): (usize, &f64)| {
+            let at = (place(number, bar) + 0.1, *value + top * 0.035);
+            Text::new(format!("{value:.0}"), at, ("sans-serif", 10))
+        };
+        chart.draw_series(bars.iter().enumerate().map(text)).map_err(failed)?;
     }
     legend(&root, groups.iter().map(|(name, _)| name.as_str()))?;
     root.present().map_err(failed)?;
