@@ -55,8 +55,8 @@ fn copy<const HALVES: usize>(from: &[u16; HALVES], to: &mut [u16; HALVES]) {
         // aligned to 8; live frames start 256 bytes and two aligned structures into a page.
         unsafe { out.add(index).write_volatile(source.add(index).read_volatile()) };
     }
-    for index in 4 * words..HALVES {
-        to[index] = from[index];
+    for (to, from) in to.iter_mut().zip(from).skip(4 * words) {
+        *to = *from;
     }
 }
 
