@@ -8,7 +8,7 @@ use crate::{
     build,
     exec::{Root, exec, shown, step},
     paths,
-    setup::system,
+    setup::{BpfTools, system},
 };
 
 /// Tells the runner where generator, sink and floor are; an absolute path.
@@ -23,9 +23,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(Args { args }: &Args) -> Result<()> {
     let tools = build::all()?;
-    let object = paths::bpf_target().join("bench.bpf.o");
-    step("building the benchmark's generator, sink and floor");
-    build::bpf_program(&tools, "bench-ebpf", "bench-bpf", &object)?;
+    let object = object(&tools)?;
     step("building target/release/natgw-bench");
     exec(
         paths::cargo("build")
@@ -35,12 +33,30 @@ pub(crate) fn run(Args { args }: &Args) -> Result<()> {
     )
     .context("natgw-bench did not build: fix the compiler errors above and run `cargo xtask bench` again")?;
     system::ensure_packages()?;
+    if wants_iptables(args) {
+        system::offer_iptables();
+    }
     system::ensure_bpffs()?;
     let mut bench = as_root(Root::detect(), &runner(), &object.to_string_lossy())?;
     bench.args(args);
     step(&shown(&bench));
     // Replaces this process: the runner gets Ctrl-C itself, cleans up, and its exit status is ours.
     Err(bench.exec()).with_context(|| format!("cannot start `{}`", runner().display()))
+}
+
+/// Builds generator, sinks and floor, and says where they are.
+pub(crate) fn object(tools: &BpfTools) -> Result<PathBuf> {
+    let object = paths::bpf_target().join("bench.bpf.o");
+    step("building the benchmark's generator, sink and floor");
+    build::bpf_program(tools, "bench-ebpf", "bench-bpf", &object)?;
+    Ok(object)
+}
+
+/// Whether iptables may take part: nobody has chosen the gateways, or it is among them.
+fn wants_iptables(args: &[OsString]) -> bool {
+    let mut words = args.iter().map(|word| word.to_string_lossy());
+    let chosen = words.any(|word| word.starts_with("--gateways"));
+    !chosen || args.iter().any(|word| word.to_string_lossy().contains("iptables"))
 }
 
 fn runner() -> PathBuf {
@@ -67,6 +83,14 @@ mod tests {
     fn without_root_the_command_to_run_is_named() {
         let error = as_root(Root::Unavailable, Path::new("/x/b"), "/x/o").expect_err("no root, no bench");
         assert!(error.to_string().ends_with("run `sudo env NATGW_BENCH_OBJECT=/x/o /x/b`"), "{error}");
+    }
+
+    #[test]
+    fn iptables_is_wanted_unless_others_are_named() {
+        let wants = |line: &str| wants_iptables(&line.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert!(wants("established"));
+        assert!(wants("--gateways floor,iptables"));
+        assert!(!wants("--gateways=floor,natgw established"));
     }
 
     #[test]

@@ -11,6 +11,8 @@ use super::{exec, namespace::Namespace};
 pub(super) const BACKENDS: u32 = 50;
 /// Address of the first backend.
 pub(super) const FIRST_BACKEND: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
+/// Address of the backend that attacks others.
+pub(super) const ATTACKER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
 /// Network of the backends and its mask.
 pub(super) const BACKEND_NET: (Ipv4Addr, Ipv4Addr) =
     (Ipv4Addr::new(10, 0, 0, 0), Ipv4Addr::new(255, 255, 0, 0));
@@ -20,12 +22,16 @@ pub(super) const DESTINATIONS: u32 = 64;
 pub(super) const FIRST_DESTINATION: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 /// The address that translated packets come from: `wan0`'s own, because masquerade can use no other.
 pub(super) const FRONTEND: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+/// Most addresses that packets may come from, from the frontend's on.
+pub(super) const FRONTENDS: u32 = 16;
 /// Hardware addresses, locally administered.
 pub(super) const GEN0_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// Hardware address of `lan0`.
 pub(super) const LAN0_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-const WAN0_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
-const SINK0_MAC: [u8; 6] = [2, 0, 0, 0, 0, 4];
+/// Hardware address of `wan0`.
+pub(super) const WAN0_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
+/// Hardware address of `sink0`.
+pub(super) const SINK0_MAC: [u8; 6] = [2, 0, 0, 0, 0, 4];
 const SINK: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 const PREFIX: &str = "natgw-bench-";
 
@@ -46,11 +52,10 @@ impl Chain {
     /// A veth end takes redirected frames into the queue with the number of the sending CPU, so CPUs up to
     /// `queues` do not meet each other; a NIC with a queue for each CPU does the same.
     pub(super) fn build(queues: usize) -> anyhow::Result<Self> {
-        let name = |role: &str| format!("{PREFIX}{}-{role}", process::id());
         let chain = Self {
-            generator: Namespace::create(&name("gen"))?,
-            gateway: Namespace::create(&name("gw"))?,
-            sink: Namespace::create(&name("sink"))?,
+            generator: Namespace::create(&Self::name("gen"))?,
+            gateway: Namespace::create(&Self::name("gw"))?,
+            sink: Namespace::create(&Self::name("sink"))?,
         };
         for namespace in [&chain.generator, &chain.gateway, &chain.sink] {
             // A stray discovery packet sent on another CPU takes the queue's polling over to that CPU, and as long
@@ -78,6 +83,11 @@ impl Chain {
         Ok(chain)
     }
 
+    /// Name of a namespace of this run; what begins like it is removed by the next run, should this one be killed.
+    pub(super) fn name(role: &str) -> String {
+        format!("{PREFIX}{}-{role}", process::id())
+    }
+
     fn link(
         &self,
         outer: &Namespace,
@@ -96,7 +106,12 @@ impl Chain {
     }
 
     fn addresses(&self) -> anyhow::Result<()> {
-        self.generator.ip_batch("addr add 10.0.255.254/16 dev gen0\nlink set gen0 up\n")?;
+        let mut lines = "addr add 10.0.255.254/16 dev gen0\nlink set gen0 up\n".to_owned();
+        // Backends answer ARP like real ones: a gateway may ask although their neighbour entries are permanent.
+        for backend in backends().chain([ATTACKER]) {
+            writeln!(lines, "addr add {backend}/32 dev gen0")?;
+        }
+        self.generator.ip_batch(&lines)?;
         self.sink.ip_batch(&format!("addr add {SINK}/24 dev sink0\nlink set sink0 up\n"))?;
         let mut lines = format!(
             "addr add 10.0.0.1/16 dev lan0\nlink set lan0 up\naddr add {FRONTEND}/24 dev wan0\nlink set wan0 up\n\
@@ -104,7 +119,7 @@ impl Chain {
              neigh replace {SINK} lladdr {} dev wan0 nud permanent\n",
             mac(SINK0_MAC)
         );
-        for backend in backends() {
+        for backend in backends().chain([ATTACKER]) {
             writeln!(lines, "neigh replace {backend} lladdr {} dev lan0 nud permanent", mac(GEN0_MAC))?;
         }
         self.gateway.ip_batch(&lines)
@@ -134,6 +149,7 @@ pub(super) fn backends() -> impl Iterator<Item = Ipv4Addr> {
     (0..BACKENDS).map(|index| Ipv4Addr::from(FIRST_BACKEND.to_bits() + index))
 }
 
-fn mac(bytes: [u8; 6]) -> String {
+/// As `ip` writes a hardware address.
+pub(super) fn mac(bytes: [u8; 6]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).join(":")
 }

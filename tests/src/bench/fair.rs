@@ -29,6 +29,8 @@ const GUARANTEED: u32 = 16_384;
 /// One attack.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Row {
+    /// Packets of open flows that the victim sends, and flows that it opens.
+    turns: u16,
     /// What the attacker does.
     attack: &'static str,
     /// Packets of the attacker.
@@ -61,16 +63,17 @@ const fn port(number: u32, most: u32) -> u16 {
     (1 + number % most) as u16
 }
 
-/// Measures every attack.
+/// Measures every attack, with at most so many packets of the victim.
 ///
 /// # Errors
 ///
 /// When the kernel refuses to run the program.
-pub(super) fn run() -> anyhow::Result<Vec<Row>> {
-    ATTACKS.into_iter().map(|(name, attack)| row(name, attack)).collect()
+pub(super) fn run(most: u64) -> anyhow::Result<Vec<Row>> {
+    let turns = u16::try_from(most).unwrap_or(TURNS).min(TURNS);
+    ATTACKS.into_iter().map(|(name, attack)| row(name, attack, turns)).collect()
 }
 
-fn row(name: &'static str, attack: Option<Attack>) -> anyhow::Result<Row> {
+fn row(name: &'static str, attack: Option<Attack>, turns: u16) -> anyhow::Result<Row> {
     signal::check()?;
     let world = World::default().blocks(16_384).table(4 * GUARANTEED, GUARANTEED, 2 * GUARANTEED);
     let lab = Lab::new(world)?;
@@ -81,7 +84,7 @@ fn row(name: &'static str, attack: Option<Attack>) -> anyhow::Result<Row> {
     }
     let (mut sent, mut refused, mut lost, mut turned_away) = (0, 0, 0, 0);
     let (mut established, mut new) = (Vec::new(), Vec::new());
-    for turn in 0..TURNS {
+    for turn in 0..turns {
         for _ in 0..BETWEEN {
             if let Some(attack) = attack {
                 let action = lab.run(0, &frame(attack(sent as u32)))?.action;
@@ -97,6 +100,7 @@ fn row(name: &'static str, attack: Option<Attack>) -> anyhow::Result<Row> {
         new.push(ns);
     }
     Ok(Row {
+        turns,
         attack: name,
         attacker_sent: sent,
         attacker_refused: refused,
@@ -109,8 +113,9 @@ fn row(name: &'static str, attack: Option<Attack>) -> anyhow::Result<Row> {
 
 /// The figures, in at most 100 columns.
 pub(super) fn table(rows: &[Row]) -> String {
+    let turns = rows.first().map_or(0, |row| row.turns);
     let mut text = format!(
-        "\n{TURNS} packets of open flows and {TURNS} new flows of a backend, {BETWEEN} packets of another between two\n\n\
+        "\n{turns} packets of open flows and {turns} new flows of a backend, {BETWEEN} packets of another between two\n\n\
          {:<23}{:>9}{:>9}{:>14}{:>13}{:>16}{:>10}\n",
         "attack", "sent", "refused", "victim lost", "new refused", "established ns", "new ns"
     );

@@ -5,7 +5,7 @@ use std::{env, fs, path::Path, thread};
 
 use serde::Serialize;
 
-use super::exec;
+use super::{exec, gateway::iptables_version};
 
 /// What the figures were measured on and with.
 #[derive(Clone, Debug, Serialize)]
@@ -30,6 +30,8 @@ pub(super) struct Machine {
     pub(super) natgw: Option<String>,
     /// Version of nft.
     pub(super) nft: Option<String>,
+    /// Version of iptables, and which of its variants is measured.
+    pub(super) iptables: Option<String>,
     /// The command line.
     pub(super) command: String,
 }
@@ -57,8 +59,23 @@ impl Machine {
             bench: env!("CARGO_PKG_VERSION"),
             natgw: natgw.and_then(|path| version(&path.to_string_lossy())),
             nft: version("nft"),
+            iptables: iptables_version(),
             command: env::args().collect::<Vec<_>>().join(" "),
         }
+    }
+
+    /// The facts, as they stand above the tables.
+    pub(super) fn text(&self, cpu_sets: &[Vec<usize>], repetitions: u32) -> String {
+        let Self { kernel, cpu, cpus, virtual_machine, memory_kib, load_before, .. } = self;
+        let programs: Vec<&str> =
+            [&self.natgw, &self.nft, &self.iptables].into_iter().flatten().map(String::as_str).collect();
+        format!(
+            "\nLinux {kernel}, {cpu}, {cpus} {}CPUs, {:.1} GiB, load before the run {load_before:.1}\n\
+             {}\ngenerating on CPUs {cpu_sets:?}, medians of {repetitions}\n",
+            if *virtual_machine { "virtual " } else { "" },
+            *memory_kib as f64 / f64::from(1 << 20),
+            programs.join("; ")
+        )
     }
 }
 

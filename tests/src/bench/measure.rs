@@ -4,74 +4,93 @@
 use std::{fmt, path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use bench_ebpf::Sink as Counters;
 use serde::Serialize;
 
 use super::{
     chain::Chain,
-    gateway::Kind,
-    generator::{Generator, Limit, Sent},
+    gateway::{Kind, Rule, Setup},
+    generator::{Generator, Shape},
     options::Options,
-    sink::Sink,
-    workload::{Live, MAX_FLOWS, Workload},
+    rig::Rig,
+    sender::{Limit, Sent},
+    sink::Arrived,
+    workload::{Direction, Live, MAX_FLOWS, PORTS_PER_BACKEND, Workload},
 };
 
 /// Packets of the precheck, each of a flow of its own.
 const PRECHECK: u32 = 1024;
-/// Least warm-up of established flows, after every flow was opened.
+/// Longest warm-up of established flows, after every flow was opened; no longer than the timing itself.
 const WARM_UP: Duration = Duration::from_millis(200);
 /// Longest time for opening flows or for all of `new-flows`.
-const OPENING: Duration = Duration::from_secs(60);
+pub(super) const OPENING: Duration = Duration::from_secs(60);
 /// While timing, one packet in so many is verified, less one.
-const CHECK_MASK: u32 = 1023;
+pub(super) const CHECK_MASK: u32 = 1023;
 /// What is left in the queues when the generator returns arrives in this time.
-const DRAIN: Duration = Duration::from_millis(50);
+pub(super) const DRAIN: Duration = Duration::from_millis(50);
+/// Parts of `new-flows` that are timed one by one.
+const STAGES: u32 = 10;
 
 /// What all repetitions share.
 #[derive(Debug)]
 pub(super) struct Lab {
-    object: Vec<u8>,
-    natgw: PathBuf,
-    /// CPUs that generate.
-    pub(super) cpus: Vec<usize>,
-    frame: u16,
-    queues: usize,
-    limit: Limit,
+    /// The BPF object with generator, sinks and floor.
+    pub(super) object: Vec<u8>,
+    /// The program under test.
+    pub(super) natgw: PathBuf,
+    /// Queues of every device: one for each CPU that may send.
+    pub(super) queues: usize,
+    /// When a timing ends.
+    pub(super) limit: Limit,
+    /// Places in natgw's flow table.
+    pub(super) max_flows: u32,
 }
 
 impl Lab {
     /// Reads the BPF object and settles what the options leave open.
     pub(super) fn new(options: &Options) -> anyhow::Result<Self> {
-        ensure!(
-            options.seconds > 0.0 && options.seconds <= 600.0,
-            "--seconds must be above 0 and at most 600"
-        );
-        let cpus = options.generator_cpus()?;
         Ok(Self {
-            object: Options::object()?,
+            object: options.object()?,
             natgw: options.natgw_binary()?,
-            queues: cpus.iter().max().map_or(1, |cpu| cpu + 1),
-            cpus,
-            frame: options.frame,
-            limit: Limit { packets: options.packets, time: Duration::from_secs_f64(options.seconds) },
+            queues: thread::available_parallelism().context("cannot count the CPUs")?.get(),
+            limit: Limit { packets: options.packets, time: options.time() },
+            max_flows: options.max_flows,
         })
+    }
+
+    /// When a warm-up ends.
+    pub(super) fn warm_up(&self) -> Limit {
+        Limit { packets: u64::MAX, time: self.limit.time.min(WARM_UP) }
+    }
+
+    /// The usual setting: ports of its own for each backend.
+    pub(super) const fn setup(&self) -> Setup {
+        Setup { rule: Rule::Static(PORTS_PER_BACKEND), attacker: false, max_flows: self.max_flows }
     }
 }
 
 /// The outcome of one repetition.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Sample {
+    /// Which of the workloads.
+    #[serde(skip)]
+    pub(super) workload: usize,
     /// Name of the bench.
     pub(super) bench: &'static str,
     /// Flows in the cycle, or flows opened.
     pub(super) flows: u32,
+    /// Which way packets went.
+    pub(super) direction: Direction,
+    /// Frame length in bytes.
+    pub(super) frame_bytes: u16,
+    /// CPUs that generated.
+    pub(super) cpus: Vec<usize>,
     /// Name of the gateway.
     pub(super) gateway: &'static str,
     /// Number of the repetition, from 0.
     pub(super) repetition: u32,
     /// Packets sent.
     pub(super) sent: u64,
-    /// Packets that arrived at the sink, all of them as this gateway should leave them.
+    /// Packets that arrived at a sink, all of them as this gateway should leave them.
     pub(super) received: u64,
     /// CPU time of the busiest generating CPU, its softirq thread included; the other figures are made from it.
     pub(super) seconds: f64,
@@ -83,20 +102,26 @@ pub(super) struct Sample {
     pub(super) mpps: f64,
     /// Nanoseconds a received packet.
     pub(super) ns_per_packet: f64,
+    /// `new-flows`: nanoseconds a packet by tenths of the flows, from the empty table on; else empty.
+    pub(super) ns_by_tenth: Vec<f64>,
     /// Packets whose checksums were verified, all right.
     pub(super) verified: u64,
-    /// Share of the received packets that the sink met on a CPU that generates.
+    /// Share of the received packets that a sink met on a CPU that generates.
     pub(super) on_generator_cpu: f64,
 }
 
 impl fmt::Display for Sample {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { bench, flows, gateway, repetition, sent, received, mpps, ns_per_packet, .. } = self;
+        let Self { bench, flows, direction, frame_bytes, gateway, repetition, sent, received, .. } = self;
         let lost = sent.saturating_sub(*received);
-        let number = repetition + 1;
         write!(
             out,
-            "  {number:>2}. {bench} {flows:<8} {gateway:<11}{mpps:>7.3} Mpps {ns_per_packet:>8.1} ns, {lost} lost"
+            "  {:>2}. {bench} {flows:<8} {:<9}{frame_bytes:>5} B on {} CPU {gateway:<11}{:>7.3} Mpps {:>8.1} ns, {lost} lost",
+            repetition + 1,
+            direction.name(),
+            self.cpus.len(),
+            self.mpps,
+            self.ns_per_packet,
         )
     }
 }
@@ -105,37 +130,40 @@ impl fmt::Display for Sample {
 pub(super) fn repetition(
     lab: &Lab,
     kind: Kind,
-    workload: &Workload,
+    (number, workload): (usize, &Workload),
     repetition: u32,
 ) -> anyhow::Result<Sample> {
     let chain = Chain::build(lab.queues)?;
-    let mut sink = Sink::attach(&lab.object, &chain)?;
-    let mut generator = Generator::load(&lab.object, &chain, lab.frame, &lab.cpus)?;
-    let gateway = kind.start(&lab.object, &lab.natgw, &chain)?;
-    precheck(kind, workload, &mut generator, &mut sink).context("precheck, nothing was timed")?;
-    let sent = time(lab, workload, &mut generator, &mut sink)?;
+    let mut rig = Rig::load(&lab.object, &chain, workload.flows)?;
+    let mut generator = Generator::new(workload.frame, Shape::SPREAD, &workload.cpus)?;
+    let gateway = kind.start(&lab.object, &lab.natgw, &chain, &lab.setup())?;
+    precheck(kind, workload, &mut generator, &mut rig)
+        .with_context(|| format!("precheck, nothing was timed; {}", gateway.says()))?;
+    let (sent, ns_by_tenth) = time(lab, kind, workload, &mut generator, &mut rig)?;
     thread::sleep(DRAIN);
-    let total = sink.total()?;
-    prove(kind, &total)?;
-    let on_generator_cpu = {
-        let per_cpu = sink.per_cpu()?;
-        let near: u64 = lab.cpus.iter().filter_map(|cpu| per_cpu.get(*cpu)).map(|cpu| cpu.packets).sum();
-        near as f64 / total.packets as f64
-    };
+    let arrived = rig.arrived()?;
+    prove(kind, &arrived).with_context(|| gateway.says())?;
+    let on_generator_cpu = rig.share_on(&workload.cpus)?;
     gateway.stop()?;
+    let received = arrived.packets();
     Ok(Sample {
+        workload: number,
         bench: workload.name(),
         flows: workload.flows,
+        direction: workload.direction,
+        frame_bytes: workload.frame,
+        cpus: workload.cpus.clone(),
         gateway: kind.name(),
         repetition,
         sent: sent.packets,
-        received: total.packets,
+        received,
         seconds: sent.busy.as_secs_f64(),
         softirqd_seconds: sent.softirqd.as_secs_f64(),
         wall_seconds: sent.time.as_secs_f64(),
-        mpps: total.packets as f64 / sent.busy.as_secs_f64() / 1e6,
-        ns_per_packet: sent.busy.as_secs_f64() * 1e9 / total.packets as f64,
-        verified: total.checked,
+        mpps: received as f64 / sent.busy.as_secs_f64() / 1e6,
+        ns_per_packet: sent.busy.as_secs_f64() * 1e9 / received as f64,
+        ns_by_tenth,
+        verified: arrived.checked(),
         on_generator_cpu,
     })
 }
@@ -144,64 +172,107 @@ pub(super) fn repetition(
 fn precheck(
     kind: Kind,
     workload: &Workload,
-    generator: &mut Generator<'_>,
-    sink: &mut Sink,
+    generator: &mut Generator,
+    rig: &mut Rig<'_>,
 ) -> anyhow::Result<()> {
-    sink.reset(0)?;
+    rig.reset(0, false)?;
     let flows = match workload.bench {
         Live::Established => 0..workload.flows.min(PRECHECK),
         // Flows that the timing will not meet again.
         Live::NewFlows => MAX_FLOWS - PRECHECK..MAX_FLOWS,
     };
     let packets = u64::from(flows.end - flows.start);
-    let sent = generator.send(flows, Limit { packets, time: OPENING })?;
+    let sent = generator.send(rig, flows, Direction::Outbound, Limit { packets, time: OPENING })?;
     thread::sleep(DRAIN);
-    let total = sink.total()?;
-    ensure!(total.packets > 0, "{} packets sent through {kind}, none arrived", sent.packets);
-    prove(kind, &total)?;
+    let arrived = rig.arrived()?;
+    ensure!(arrived.packets() > 0, "{} packets sent through {kind}, none arrived", sent.packets);
+    prove(kind, &arrived)?;
     ensure!(
-        total.packets == sent.packets,
+        arrived.packets() == sent.packets,
         "{} packets of as many flows sent through {kind}, {} arrived",
         sent.packets,
-        total.packets
+        arrived.packets()
     );
     Ok(())
 }
 
-/// Warms up, then sends the timed packets.
+/// Opens flows `0..flows`, one packet each, and notes down where the sink sees them come from if they are to be answered.
+pub(super) fn open(
+    generator: &mut Generator,
+    rig: &mut Rig<'_>,
+    flows: u32,
+    answered: bool,
+) -> anyhow::Result<()> {
+    rig.reset(CHECK_MASK, answered)?;
+    let opening = Limit { packets: u64::from(flows), time: OPENING };
+    generator.send(rig, 0..flows, Direction::Outbound, opening).context("opening the flows")?;
+    thread::sleep(DRAIN);
+    let learnt = rig.arrived()?.outward.learnt;
+    ensure!(
+        !answered || learnt == u64::from(flows),
+        "{flows} flows opened, {learnt} seen to arrive: the others cannot be answered"
+    );
+    Ok(())
+}
+
+/// Warms up, then sends the timed packets; of new flows also what each tenth cost.
 fn time(
     lab: &Lab,
+    kind: Kind,
     workload: &Workload,
-    generator: &mut Generator<'_>,
-    sink: &mut Sink,
-) -> anyhow::Result<Sent> {
-    let flows = 0..workload.flows;
+    generator: &mut Generator,
+    rig: &mut Rig<'_>,
+) -> anyhow::Result<(Sent, Vec<f64>)> {
+    let (flows, direction) = (0..workload.flows, workload.direction);
     match workload.bench {
         Live::Established => {
-            let opening = Limit { packets: u64::from(workload.flows), time: OPENING };
-            generator.send(flows.clone(), opening).context("opening the flows")?;
-            generator.send(flows.clone(), Limit { packets: u64::MAX, time: WARM_UP }).context("warm-up")?;
+            open(generator, rig, workload.flows, direction.has_inbound())?;
+            generator.send(rig, flows.clone(), direction, lab.warm_up()).context("warm-up")?;
             thread::sleep(DRAIN);
-            sink.reset(CHECK_MASK)?;
-            generator.send(flows, lab.limit)
+            rig.reset(CHECK_MASK, false)?;
+            Ok((generator.send(rig, flows, direction, lab.limit)?, Vec::new()))
         }
         Live::NewFlows => {
-            sink.reset(CHECK_MASK)?;
-            generator.send(flows, Limit { packets: u64::from(workload.flows), time: OPENING })
+            rig.reset(CHECK_MASK, false)?;
+            let (mut total, mut by_tenth) = (Sent::NOTHING, Vec::new());
+            let edge = |stage: u32| (u64::from(workload.flows) * u64::from(stage) / u64::from(STAGES)) as u32;
+            for stage in 0..STAGES {
+                let flows = edge(stage)..edge(stage + 1);
+                let limit = Limit { packets: u64::from(flows.end - flows.start), time: OPENING };
+                let sent = generator
+                    .send(rig, flows, direction, limit)
+                    .with_context(|| format!("tenth {} of the flows through {kind}", stage + 1))?;
+                by_tenth.push(sent.busy.as_secs_f64() * 1e9 / sent.packets as f64);
+                total = total.then(sent);
+            }
+            Ok((total, by_tenth))
         }
     }
 }
 
 /// What arrived must be what this gateway is there to produce, whatever its speed.
-fn prove(kind: Kind, total: &Counters) -> anyhow::Result<()> {
-    let Counters { packets, from_frontend, from_backend, checked, bad, .. } = *total;
-    let (right, what) =
-        if kind.translates() { (from_frontend, "the frontend") } else { (from_backend, "their backends") };
+pub(super) fn prove(kind: Kind, arrived: &Arrived) -> anyhow::Result<()> {
+    let Arrived { outward, homeward } = arrived;
+    let (right, what) = if kind.translates() {
+        (outward.from_frontend, "from the frontend")
+    } else {
+        (outward.from_backend, "from their backends")
+    };
     ensure!(
-        packets > 0 && right == packets,
-        "{packets} packets arrived through {kind}, only {right} of them with the address of {what} \
-         ({from_frontend} from the frontend, {from_backend} from backends)"
+        arrived.packets() > 0 && right == outward.packets,
+        "{} packets arrived through {kind}, only {right} of them {what} \
+         ({} from the frontend, {} from backends)",
+        outward.packets,
+        outward.from_frontend,
+        outward.from_backend
     );
+    ensure!(
+        homeward.to_backend == homeward.packets,
+        "{} answers arrived through {kind}, only {} of them at the backend and port that they are for",
+        homeward.packets,
+        homeward.to_backend
+    );
+    let (checked, bad) = (arrived.checked(), outward.bad + homeward.bad);
     ensure!(
         checked > 0 && bad == 0,
         "{bad} of {checked} verified packets that arrived through {kind} have a wrong length or checksum"

@@ -13,34 +13,50 @@
 //! Every repetition builds its own namespaces and loads its own programs, because figures of one object differ
 //! between fresh loads; repetitions of the gateways are interleaved and medians are compared.
 
+mod attack;
 mod chain;
+mod control;
 mod exec;
 mod fair;
 mod gateway;
 mod generator;
+mod interference;
+mod kernel_facts;
+mod live;
 mod machine;
 mod measure;
 mod namespace;
 mod options;
+mod plot;
 mod ports;
+mod refusals;
 mod report;
+mod rig;
+mod sender;
 mod signal;
 mod sink;
 mod softirqd;
+mod stats;
+mod tcp;
 mod workload;
 
 use std::{fs::File, os::fd::AsRawFd as _};
 
 use anyhow::{Context as _, bail};
-use serde::Serialize;
 
 pub use self::options::Options;
-use self::{chain::Chain, gateway::Kind, measure::Lab, report::Report, workload::Bench};
+use self::{
+    chain::Chain,
+    gateway::{ConntrackLimits, Kind},
+    measure::Lab,
+    report::Report,
+    workload::Bench,
+};
 
 /// Two benches at a time would measure each other.
-const LOCK: &str = "/run/natgw-bench.lock";
+pub const LOCK: &str = "/run/natgw-bench.lock";
 
-/// Runs the benches asked for, prints the table, and writes the JSON file where one is asked for.
+/// Runs the benches asked for, prints the tables, and writes the JSON file and the charts where they are asked for.
 ///
 /// # Errors
 ///
@@ -51,70 +67,92 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     if unsafe { libc::geteuid() } != 0 {
         bail!("natgw-bench makes network namespaces and loads XDP programs: run it as root");
     }
+    options.check()?;
     let _lock = lock()?;
     signal::install()?;
     Chain::remove_stale()?;
-
-    let single = Single {
-        ports: options.wants(Bench::Ports).then(ports::run).transpose()?,
-        fair: options.wants(Bench::Fair).then(fair::run).transpose()?,
-    };
-    print!("{}", single.table());
-    if options.workloads().is_empty() {
-        return options.json.as_ref().map_or(Ok(()), |path| report::write(path, &single));
-    }
-    let gateways = gateways(options)?;
-    let lab = Lab::new(options)?;
-    let _conntrack =
-        gateways.contains(&Kind::Masquerade).then(gateway::ConntrackLimits::raise).transpose()?;
-
-    let mut report = Report::new(options, &lab, &gateways)?;
-    for repetition in 0..options.repeat {
-        for workload in options.workloads() {
-            for turn in 0..gateways.len() {
-                // Each repetition starts with another gateway, so that none always follows the same neighbour.
-                let kind = gateways[(turn + repetition as usize) % gateways.len()];
-                signal::check()?;
-                let sample = measure::repetition(&lab, kind, &workload, repetition)
-                    .with_context(|| format!("{workload} through {kind}, repetition {}", repetition + 1))?;
-                eprintln!("{sample}");
-                report.add(sample);
-            }
-        }
-    }
-    print!("{}", report.table());
+    let report = measure_all(options)?;
+    print!("{}", report.text());
     if let Some(path) = &options.json {
         report.write_json(path)?;
         println!("every repetition: {}", path.display());
     }
+    if let Some(directory) = &options.plot {
+        for chart in plot::write(&report, directory)? {
+            println!("chart: {}", chart.display());
+        }
+    }
     Ok(())
 }
 
-/// What was measured packet by packet.
-#[derive(Debug, Serialize)]
-struct Single {
-    ports: Option<Vec<ports::Row>>,
-    fair: Option<Vec<fair::Row>>,
+fn measure_all(options: &Options) -> anyhow::Result<Report> {
+    let wants = |bench| options.wants(bench);
+    let chained = [
+        Bench::Established,
+        Bench::NewFlows,
+        Bench::Refusals,
+        Bench::Interference,
+        Bench::Control,
+        Bench::Tcp,
+    ];
+    let (mut gateways, mut skipped) = (Vec::new(), Vec::new());
+    if chained.into_iter().any(wants) {
+        (gateways, skipped) = available(options)?;
+    }
+    let mut report = Report::new(options, &gateways)?;
+    for (kind, reason) in skipped {
+        report.skip(kind.name(), &reason);
+    }
+    report.ports = wants(Bench::Ports).then(|| ports::run(options.packets)).transpose()?;
+    report.fair = wants(Bench::Fair).then(|| fair::run(options.packets)).transpose()?;
+    if gateways.is_empty() {
+        return Ok(report);
+    }
+    let lab = Lab::new(options)?;
+    let _conntrack = gateways.iter().any(|kind| kind.tracks()).then(ConntrackLimits::raise).transpose()?;
+    let workloads = options.workloads()?;
+    let samples = live::run(&lab, options.repeat, &workloads, &gateways)?;
+    report.add(samples, &workloads, &gateways);
+    if wants(Bench::Refusals) {
+        report.refusals = Some(refusals::run(options, &lab, &gateways)?);
+    }
+    if wants(Bench::Interference) {
+        interference::run(options, &lab, &gateways, &mut report)?;
+    }
+    if wants(Bench::Control) {
+        if gateways.contains(&Kind::Natgw) {
+            report.control = Some(control::run(options, &lab)?);
+        } else {
+            report.skip("control", "it is about natgw, which does not take part");
+        }
+    }
+    if wants(Bench::Tcp) {
+        report.tcp = Some(tcp::run(options, &lab, &gateways)?);
+    }
+    Ok(report)
 }
 
-impl Single {
-    fn table(&self) -> String {
-        let ports = self.ports.as_deref().map(ports::table);
-        ports.into_iter().chain(self.fair.as_deref().map(fair::table)).collect()
-    }
-}
+/// A gateway that is not measured, and why.
+type Skipped = Vec<(Kind, String)>;
 
-/// The gateways to compare. natgw is left out, and that said, only when nobody named it and it is not built.
-fn gateways(options: &Options) -> anyhow::Result<Vec<Kind>> {
-    if let Some(named) = &options.gateways {
-        return Ok(named.clone());
-    }
+/// The gateways to compare, and those that this machine does not have. natgw is left out only when nobody named it.
+fn available(options: &Options) -> anyhow::Result<(Vec<Kind>, Skipped)> {
+    let named = options.gateways.as_deref();
     let natgw = options.natgw_binary()?;
-    if natgw.is_file() {
-        return Ok(Kind::ALL.to_vec());
+    let (mut there, mut skipped) = (Vec::new(), Vec::new());
+    for &kind in named.unwrap_or(&Kind::ALL) {
+        let missing = match kind {
+            Kind::Natgw if named.is_none() && !natgw.is_file() => {
+                Some(format!("there is no {} (`cargo xtask build` makes it)", natgw.display()))
+            }
+            kind => kind.missing(),
+        };
+        match missing {
+            Some(reason) => skipped.push((kind, reason)),
+            None => there.push(kind),
+        }
     }
-    eprintln!("natgw is left out: there is no {} (`cargo xtask build` makes it)", natgw.display());
-    Ok(Kind::ALL.into_iter().filter(|kind| *kind != Kind::Natgw).collect())
+    Ok((there, skipped))
 }
 
 fn lock() -> anyhow::Result<File> {

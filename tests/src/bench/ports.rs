@@ -41,13 +41,16 @@ pub(super) struct Row {
     exchange: [u64; 2],
 }
 
-/// Measures every set.
+/// Measures every set of at most so many ports.
 ///
 /// # Errors
 ///
 /// When a packet does not end as it must.
-pub(super) fn run() -> anyhow::Result<Vec<Row>> {
-    SETS.into_iter().map(|(addresses, each)| row(addresses, each)).collect()
+pub(super) fn run(most: u64) -> anyhow::Result<Vec<Row>> {
+    SETS.into_iter()
+        .filter(|(addresses, each)| u64::from(*addresses) * u64::from(*each) <= most)
+        .map(|(addresses, each)| row(addresses, each))
+        .collect()
 }
 
 fn world(addresses: u8, each: u16, flows: u32) -> World {

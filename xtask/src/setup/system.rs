@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result};
 
 use super::apt;
-use crate::exec::{Root, exec_shown, find_program, step};
+use crate::exec::{Root, exec_shown, find_program, note, step};
 
 /// A Debian package, the program whose presence shows that it is not needed, and what it is for.
 struct Package {
@@ -44,6 +44,19 @@ pub(crate) fn ensure_packages() -> Result<()> {
     let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
     let reasons: Vec<String> = missing.iter().map(|p| format!("{} {}", p.program, p.reason)).collect();
     apt::install(&names, &reasons.join("; "))
+}
+
+/// Installs iptables, one of the bench's peers, where it is missing; without it the bench goes on and says so.
+pub(crate) fn offer_iptables() {
+    if ["iptables-legacy", "iptables-nft", "iptables"].into_iter().any(|name| find_program(name).is_some()) {
+        return;
+    }
+    step("installing iptables");
+    if let Err(error) =
+        apt::install(&["iptables"], "iptables is one of the gateways that natgw is compared with")
+    {
+        note(&format!("{error:#}"));
+    }
 }
 
 /// Mounts bpffs where maps, programs and links are pinned, unless it is there.

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build,
+    bench, build,
     exec::{Reported, Root, note, shown, step},
     paths,
     setup::system,
@@ -76,7 +76,8 @@ pub(crate) fn conclude(tally: &Tally) -> Result<()> {
 
 /// Builds and runs the rungs asked for.
 pub(crate) fn rungs(args: &Args) -> Result<Tally> {
-    build::all()?;
+    let tools = build::all()?;
+    bench::object(&tools)?;
     step("building the test binaries");
     let binaries = binaries::build()?;
     let wants = |rung| args.rung == Rung::All || args.rung == rung;

@@ -1,22 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The gateways that are compared. Each is started in the middle namespace and stops when its value is dropped.
 
+mod config;
 mod conntrack;
+mod kernel;
 mod natgw;
 
 use std::{fmt, path::Path};
 
-use anyhow::Context as _;
-use aya::{
-    Ebpf,
-    maps::DevMap,
-    programs::{Xdp, XdpMode},
-};
+use aya::Ebpf;
+use bench_ebpf::{HOMEWARD, OUTWARD};
 use clap::ValueEnum;
 
-pub(super) use self::conntrack::ConntrackLimits;
-use self::{conntrack::ConntrackTable, natgw::Daemon};
-use super::{chain::Chain, exec};
+use self::conntrack::ConntrackTable;
+pub(super) use self::{
+    config::{LARGE_BACKENDS, LARGE_FRONTENDS, Rule, Setup, large},
+    conntrack::ConntrackLimits,
+    kernel::iptables_version,
+    natgw::Daemon,
+};
+use super::{
+    chain::Chain,
+    rig::{aim, attach},
+};
 
 /// What stands in the middle of the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -27,13 +33,18 @@ pub enum Kind {
     Forward,
     /// The kernel's forwarding with nftables masquerade.
     Masquerade,
+    /// The same with iptables; its legacy variant where both are installed.
+    Iptables,
+    /// nftables masquerade with its software fast path for established flows.
+    Flowtable,
     /// natgw, run as a daemon.
     Natgw,
 }
 
 impl Kind {
     /// In the order of the table.
-    pub(super) const ALL: [Self; 4] = [Self::Floor, Self::Forward, Self::Masquerade, Self::Natgw];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Floor, Self::Forward, Self::Masquerade, Self::Iptables, Self::Flowtable, Self::Natgw];
 
     /// Name as typed and printed.
     pub(super) const fn name(self) -> &'static str {
@@ -41,6 +52,8 @@ impl Kind {
             Self::Floor => "floor",
             Self::Forward => "forward",
             Self::Masquerade => "masquerade",
+            Self::Iptables => "iptables",
+            Self::Flowtable => "flowtable",
             Self::Natgw => "natgw",
         }
     }
@@ -49,7 +62,21 @@ impl Kind {
     pub(super) const fn translates(self) -> bool {
         match self {
             Self::Floor | Self::Forward => false,
-            Self::Masquerade | Self::Natgw => true,
+            Self::Masquerade | Self::Iptables | Self::Flowtable | Self::Natgw => true,
+        }
+    }
+
+    /// Whether connection tracking remembers its flows.
+    pub(super) const fn tracks(self) -> bool {
+        matches!(self, Self::Masquerade | Self::Iptables | Self::Flowtable)
+    }
+
+    /// Why it cannot be measured on this machine, if it cannot.
+    pub(super) fn missing(self) -> Option<String> {
+        match self {
+            Self::Iptables => kernel::iptables_missing(),
+            Self::Flowtable => kernel::flowtable_missing(),
+            Self::Floor | Self::Forward | Self::Masquerade | Self::Natgw => None,
         }
     }
 
@@ -59,15 +86,18 @@ impl Kind {
         object: &[u8],
         natgw: &Path,
         chain: &'a Chain,
+        setup: &Setup,
     ) -> anyhow::Result<Gateway<'a>> {
         match self {
             Self::Floor => Ok(Gateway::Floor(floor(object, chain)?)),
             Self::Forward => {
-                chain.gateway.sysctl("ipv4/ip_forward", "1")?;
+                kernel::forward(chain)?;
                 Ok(Gateway::Forward)
             }
-            Self::Masquerade => Ok(Gateway::Masquerade(masquerade(chain)?)),
-            Self::Natgw => Ok(Gateway::Natgw(Daemon::start(natgw, chain)?)),
+            Self::Masquerade => Ok(Gateway::Tracking(kernel::masquerade(chain, setup)?)),
+            Self::Iptables => Ok(Gateway::Tracking(kernel::iptables(chain, setup)?)),
+            Self::Flowtable => Ok(Gateway::Tracking(kernel::flowtable(chain)?)),
+            Self::Natgw => Ok(Gateway::Natgw(Daemon::start(natgw, chain, |name| config::text(name, setup))?)),
         }
     }
 }
@@ -86,12 +116,27 @@ pub(super) enum Gateway<'a> {
     /// Lives and dies with the namespace.
     Forward,
     /// The table of connections is emptied before the namespace goes.
-    Masquerade(ConntrackTable<'a>),
+    Tracking(ConntrackTable<'a>),
     /// The daemon and what it pinned.
     Natgw(Daemon<'a>),
 }
 
 impl Gateway<'_> {
+    /// What the gateway itself says of packets that did not arrive: natgw's verdicts other than zero.
+    pub(super) fn says(&self) -> String {
+        let Self::Natgw(daemon) = self else { return "it keeps no count of why".to_owned() };
+        let stats = match daemon.json("stats") {
+            Ok(stats) => stats,
+            Err(error) => return format!("{error:#}"),
+        };
+        let verdicts = stats["verdicts"].as_object().into_iter().flatten();
+        let counts: Vec<String> = verdicts
+            .filter(|(_, count)| count.as_u64() != Some(0))
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
+        format!("natgw counted {}", counts.join(", "))
+    }
+
     /// Stops the gateway and undoes what would outlive its namespace.
     pub(super) fn stop(self) -> anyhow::Result<()> {
         match self {
@@ -100,32 +145,17 @@ impl Gateway<'_> {
                 Ok(())
             }
             Self::Forward => Ok(()),
-            Self::Masquerade(table) => table.flush(),
+            Self::Tracking(table) => table.flush(),
             Self::Natgw(daemon) => daemon.stop(),
         }
     }
 }
 
 fn floor(object: &[u8], chain: &Chain) -> anyhow::Result<Ebpf> {
-    let (from, to) = (chain.gateway.ifindex("lan0")?, chain.gateway.ifindex("wan0")?);
-    chain.gateway.enter(|| {
-        let mut ebpf = Ebpf::load(object).context("cannot load the benchmark object")?;
-        let mut target: DevMap<_> = ebpf.map_mut("TARGET").context("no map `TARGET`")?.try_into()?;
-        target.set(0, to, None, 0).context("cannot aim the floor at wan0")?;
-        let program: &mut Xdp = ebpf.program_mut("forward").context("no program `forward`")?.try_into()?;
-        program.load().context("the kernel refuses program `forward`")?;
-        program
-            .attach_to_if_index(from, XdpMode::Driver)
-            .context("cannot attach `forward` to lan0 in native mode")?;
-        Ok(ebpf)
-    })?
-}
-
-fn masquerade(chain: &Chain) -> anyhow::Result<ConntrackTable<'_>> {
-    const RULES: &str = "table ip natgw_bench {\n\
-        chain outbound { type nat hook postrouting priority srcnat; oifname \"wan0\" masquerade; }\n}\n";
-    let table = ConntrackTable::new(chain);
-    chain.gateway.enter(|| exec::output("nft", &["-f", "-"], RULES))??;
-    chain.gateway.sysctl("ipv4/ip_forward", "1")?;
-    Ok(table)
+    let mut ebpf = Ebpf::load(object)?;
+    aim(&mut ebpf, &chain.gateway, OUTWARD, "wan0")?;
+    aim(&mut ebpf, &chain.gateway, HOMEWARD, "lan0")?;
+    attach(&mut ebpf, &chain.gateway, "forward", "lan0")?;
+    attach(&mut ebpf, &chain.gateway, "back", "wan0")?;
+    Ok(ebpf)
 }

@@ -3,7 +3,6 @@
 
 use std::{
     ffi::CString,
-    fmt::Write as _,
     fs,
     io::{self, BufRead as _, BufReader, Read},
     os::unix::process::CommandExt as _,
@@ -16,18 +15,15 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use crate::bench::{
-    chain::{Chain, FRONTEND, backends},
-    exec, signal,
-    workload::PORTS_PER_BACKEND,
-};
+use nat_common::abi::names::PIN_ROOT;
+use serde_json::Value;
+
+use crate::bench::{chain::Chain, exec, signal};
 
 /// Longest start; a table of two million entries is preallocated in it.
 const START: Duration = Duration::from_secs(30);
 /// Longest orderly end.
 const END: Duration = Duration::from_secs(10);
-/// Flows that the table has room for.
-const MAX_FLOWS: u32 = 1_048_576;
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// A running natgw; dropping it ends translation and removes what it pinned.
@@ -38,11 +34,18 @@ pub(in crate::bench) struct Daemon<'a> {
     instance: String,
     configuration: PathBuf,
     child: Option<Child>,
+    /// From the start of the process to its line `ready`.
+    pub(in crate::bench) started_in: Duration,
 }
 
 impl<'a> Daemon<'a> {
-    /// Starts natgw in the gateway namespace and waits for its line `ready`.
-    pub(super) fn start(binary: &Path, chain: &'a Chain) -> anyhow::Result<Self> {
+    /// Starts natgw in the gateway namespace and waits for its line `ready`; `text` makes its configuration from the
+    /// instance's name.
+    pub(in crate::bench) fn start(
+        binary: &Path,
+        chain: &'a Chain,
+        text: impl FnOnce(&str) -> String,
+    ) -> anyhow::Result<Self> {
         if !binary.is_file() {
             bail!(
                 "there is no natgw at {}: build it with `cargo xtask build` or name it with --natgw",
@@ -54,7 +57,14 @@ impl<'a> Daemon<'a> {
         let configuration = std::env::temp_dir().join(format!("{instance}.toml"));
         fs::write(&configuration, text(&instance))
             .with_context(|| format!("cannot write {}", configuration.display()))?;
-        let mut daemon = Self { chain, binary: binary.to_owned(), instance, configuration, child: None };
+        let mut daemon = Self {
+            chain,
+            binary: binary.to_owned(),
+            instance,
+            configuration,
+            child: None,
+            started_in: Duration::ZERO,
+        };
         let mut command = Command::new(&daemon.binary);
         command
             .args(["run", "--config"])
@@ -63,6 +73,7 @@ impl<'a> Daemon<'a> {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        let start = Instant::now();
         let mut child = chain
             .gateway
             .enter(|| command.spawn())?
@@ -72,7 +83,38 @@ impl<'a> Daemon<'a> {
         follow(child.stderr.take(), sender);
         daemon.child = Some(child);
         wait_ready(&lines)?;
+        daemon.started_in = start.elapsed();
         Ok(daemon)
+    }
+
+    /// Name of the instance.
+    pub(in crate::bench) fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// Where its tables are pinned.
+    pub(in crate::bench) fn pins(&self) -> PathBuf {
+        Path::new(PIN_ROOT).join(&self.instance)
+    }
+
+    /// The document of `natgw <verb> --json`.
+    pub(in crate::bench) fn json(&self, verb: &str) -> anyhow::Result<Value> {
+        let text = self.command(&[verb, "--name", &self.instance, "--json"])?;
+        serde_json::from_str(&text).with_context(|| format!("`natgw {verb} --json` writes no JSON: {text}"))
+    }
+
+    /// Has the daemon put another configuration in force; returns what `natgw apply` says.
+    pub(in crate::bench) fn apply(&self, text: &str) -> anyhow::Result<String> {
+        let file = self.configuration.with_extension("next.toml");
+        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        let applied = self.command(&["apply", "--config", &file.to_string_lossy()]);
+        fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
+        applied
+    }
+
+    fn command(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let binary = self.binary.to_string_lossy();
+        self.chain.gateway.enter(|| exec::output(&binary, arguments, ""))?
     }
 
     /// Ends the daemon and translation.
@@ -80,7 +122,7 @@ impl<'a> Daemon<'a> {
     /// # Errors
     ///
     /// Fails when the daemon has to be killed or `natgw detach` does not succeed.
-    pub(super) fn stop(mut self) -> anyhow::Result<()> {
+    pub(in crate::bench) fn stop(mut self) -> anyhow::Result<()> {
         self.end()
     }
 
@@ -165,23 +207,6 @@ fn mount_bpffs() -> anyhow::Result<()> {
             .with_context(|| format!("cannot mount the BPF file system on {BPFFS}"));
     }
     Ok(())
-}
-
-fn text(instance: &str) -> String {
-    let mut list = String::new();
-    for backend in backends() {
-        // Writing to a String cannot fail.
-        let _infallible = write!(list, "\"{backend}\", ");
-    }
-    format!(
-        "[gateway]\nname = \"{instance}\"\ninside = [\"lan0\"]\noutside = [\"wan0\"]\nxdp_mode = \"native\"\n\
-         max_flows = {MAX_FLOWS}\n\n\
-         [[frontend]]\nname = \"fe1\"\naddresses = [\"{FRONTEND}\"]\nhost_ports = \"none\"\n\n\
-         [[pool]]\nname = \"senders\"\nbackends = [{}]\n\n\
-         [[outbound_rule]]\nname = \"out\"\npool = \"senders\"\nfrontends = [\"fe1\"]\nprotocol = \"all\"\n\
-         allocation = \"static\"\nports_per_backend = {PORTS_PER_BACKEND}\n",
-        list.trim_end_matches(", ")
-    )
 }
 
 #[cfg(test)]
