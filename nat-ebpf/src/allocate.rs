@@ -5,9 +5,12 @@ use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nat_common::{
     Tick,
     abi::{
-        config::{CLASS_OTHER, CLASSES, MAX_RULES, banked},
+        config::{BANKS, CLASS_OTHER, CLASSES, MAX_RULES, banked},
         counters::Reason,
-        flow::{FlowEntry, FlowKey, HALF_INBOUND, HALF_INSTANCE, HALF_OUTBOUND, inbound_key},
+        flow::{
+            FLOW_MAPPED, FLOW_MAPPING, FlowEntry, FlowKey, HALF_INBOUND, HALF_INSTANCE, HALF_OUTBOUND,
+            ZONE_FLOW, inbound_key,
+        },
         grant::{BackendKey, BackendRef, Grant, REFUSAL_SILENT, REFUSALS_PER_TICK, grant_slot},
     },
     net::{protocol, state},
@@ -15,7 +18,7 @@ use nat_common::{
 };
 
 use crate::{
-    atomic, event, limits,
+    atomic, event, join, limits, mapping,
     maps::{BACKENDS, CONTROL, FLOWS, GRANT_STATE, GRANTS, RULES, SEARCH, SETS, TABLE},
     ports::{self, Search},
     record,
@@ -143,7 +146,12 @@ pub(crate) extern "C" fn natgw_open() -> u64 {
     let search = unsafe { &mut *search };
     match insert(search) {
         Ok(()) => OPENED,
-        Err(reason) => refused(search, reason),
+        Err(reason) => {
+            if search.joined != 0 {
+                join::quit(search);
+            }
+            refused(search, reason)
+        }
     }
 }
 
@@ -160,24 +168,42 @@ pub(crate) fn refused(search: &Search, reason: Reason) -> u64 {
 #[inline(always)]
 fn insert(search: &mut Search) -> Result<(), Reason> {
     clear(&mut search.entry);
-    limits::admit(search)?;
-    search.entry.half |= if search.fixed == 0 { 0 } else { HALF_INSTANCE };
+    if search.joined == 0 {
+        limits::admit(search)?;
+    } else {
+        search.entry.half = search.half;
+        search.entry.destination = search.destination;
+    }
+    let mapping = is_mapping(search);
+    if search.outside != 0 && search.flags & FLOW_MAPPED == 0 {
+        search.entry.half |= HALF_INSTANCE;
+    }
     let counted = limits::counted(search);
-    search.entry.state = nonce() | search.bits;
+    search.entry.state = nonce() | if mapping { 0 } else { search.bits };
     search.entry.address = search.key.source;
     search.entry.port = search.key.source_port;
     search.entry.half = HALF_INBOUND | counted.half;
     search.entry.slot = crate::route::FOREIGN;
     search.entry.grant = search.slot;
     search.entry.created = search.now;
-    search.entry.flags = search.flags;
-    search.entry.rule = (search.rule / nat_common::abi::config::BANKS) as u16;
+    search.entry.flags = if mapping { FLOW_MAPPING } else { search.flags };
+    if mapping {
+        search.entry.sequence = search.now.wrapping_add(longest(search));
+    }
+    search.entry.rule = (search.rule / BANKS) as u16;
     if let Err(reason) = ports::claim(search) {
+        if reason == Reason::FlowRace && search.joined != 0 {
+            // Another CPU has opened the same session: it is looked up.
+            limits::discharge(&search.key, counted);
+            join::quit(search);
+            return Ok(());
+        }
         limits::discharge(&search.key, counted);
         return Err(reason);
     }
     let (address, port) = (search.inbound.destination, search.inbound.destination_port);
     search.entry.identity = search.key.fold();
+    search.entry.sequence = 0;
     search.entry.address = address;
     search.entry.port = port;
     search.entry.half = HALF_OUTBOUND | counted.half;
@@ -186,15 +212,18 @@ fn insert(search: &mut Search) -> Result<(), Reason> {
     search.entry.next_hop = search.way.next_hop;
     search.entry.epoch = search.way.epoch;
     // One opened from outside has yet to look up its next hop, with its first packet; 0 in both halves would be "over".
-    search.entry.touched = search.now.wrapping_sub(search.fixed);
+    search.entry.touched = search.now.wrapping_sub(search.outside);
     match FLOWS.insert(&search.key, &search.entry, NOEXIST) {
         Ok(()) => {
-            opened(search.slot);
+            opened(search.slot, mapping);
             Ok(())
         }
         Err(error) => {
             undo(search, counted, address, port);
             if error == EEXIST {
+                if search.joined != 0 {
+                    join::quit(search);
+                }
                 verdict::count(|counters| counters.same_flow_races += 1);
                 return Ok(());
             }
@@ -203,9 +232,24 @@ fn insert(search: &mut Search) -> Result<(), Reason> {
     }
 }
 
+/// Whether what is opened is a mapping.
+#[inline(always)]
+pub(crate) fn is_mapping(search: &Search) -> bool {
+    search.key.zone[0] != ZONE_FLOW
+}
+
+/// See [`mapping::longest`].
+#[inline(always)]
+fn longest(search: &Search) -> Tick {
+    // SAFETY: array element.
+    RULES
+        .get_ptr(search.rule % (BANKS * MAX_RULES))
+        .map_or(0, |rule| mapping::longest(unsafe { &*rule }, search.slot % CLASSES))
+}
+
 /// Zeroes an entry by words: an assignment of 64 bytes becomes a call to `memcpy`, from a copy on the stack.
 #[inline(always)]
-fn clear(entry: &mut FlowEntry) {
+pub(crate) fn clear(entry: &mut FlowEntry) {
     let words = core::ptr::from_mut(entry).cast::<u64>();
     for word in 0..size_of::<FlowEntry>() / 8 {
         // SAFETY: within the entry, which is aligned to 8 bytes.
@@ -230,8 +274,9 @@ pub(crate) fn table_reason(error: i32) -> Reason {
 }
 
 #[inline(always)]
-fn opened(slot: u32) {
-    if let Some(state) = GRANT_STATE.get_ptr_mut(slot) {
+fn opened(slot: u32, mapping: bool) {
+    // A mapping takes a place in the table, but is no connection.
+    if !mapping && let Some(state) = GRANT_STATE.get_ptr_mut(slot) {
         // SAFETY: array element.
         unsafe {
             atomic::add(&raw mut (*state).flows, 1);
@@ -267,7 +312,8 @@ fn refuse(request: &Search, reason: Reason) {
         report
     };
     if report {
-        event::refused(&request.key, request.slot, reason, request.now);
+        let key = if is_mapping(request) { &request.session } else { &request.key };
+        event::refused(key, request.slot, reason, request.now);
     }
 }
 

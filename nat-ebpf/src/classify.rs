@@ -8,8 +8,8 @@ use nat_common::{
     Tick,
     abi::{
         config::{
-            CLASS_OTHER, CLASS_TCP, CLASSES, Control, FEATURE_INSTANCE, FEATURE_POLICY, FEATURE_RULE_FIRST, NO_SLOT,
-            PortTag, ROLE_INSIDE, ROLE_OUTSIDE,
+            CLASS_OTHER, CLASS_TCP, CLASSES, Control, FEATURE_INSTANCE, FEATURE_MAPPING, FEATURE_POLICY,
+            FEATURE_RULE_FIRST, NO_SLOT, PortTag, ROLE_INSIDE, ROLE_OUTSIDE,
         },
         counters::Reason,
         grant::{BackendRef, grant_slot},
@@ -21,7 +21,7 @@ use nat_common::{
 };
 
 use crate::{
-    allocate, atomic, constants, inbound, instance,
+    allocate, atomic, constants, hairpin, inbound, instance,
     maps::{BACKEND_STATE, CONTROL, PORT_BY_TAG, PORTS},
     opening,
     parse::{Kind, Parsed},
@@ -50,6 +50,14 @@ pub(crate) const JUDGED: u32 = 1 << 31;
 
 /// [`Arrival::role`]: the packet is a RST that is not believed ([`crate::sequence::natgw_believed`]).
 pub(crate) const DOUBTED: u32 = 1 << 30;
+
+/// [`Arrival::role`]: a backend's packet that is looked up again as if it had arrived outside.
+pub(crate) const HAIRPINNED: u32 = 1 << 29;
+
+/// [`Arrival::role`]: [`hairpin::natgw_aim`] has looked at the packet, which is for a frontend, but no mapping's.
+pub(crate) const TO_FRONTEND: u32 = 1 << 28;
+/// [`Arrival::role`]: and it is to be hairpinned.
+pub(crate) const TO_MAPPING: u32 = 1 << 27;
 
 /// Finds the port by the device and the VLAN tags.
 #[inline(always)]
@@ -87,6 +95,15 @@ pub(crate) const INSTANCE: u64 = 2;
 /// As [`OPEN`], from outside.
 pub(crate) const OPEN_INBOUND: u64 = 3;
 
+/// As [`OPEN`], of a mapped inner end: [`crate::join`] comes first.
+pub(crate) const JOIN: u64 = 4;
+/// As [`JOIN`], from outside.
+pub(crate) const JOIN_INBOUND: u64 = 5;
+/// From outside, to a port that some backend holds: [`opening::natgw_unsolicited`] decides.
+pub(crate) const UNSOLICITED: u64 = 6;
+/// From inside, for a frontend: [`hairpin::natgw_aim`] looks, and [`natgw_miss`] is asked again.
+pub(crate) const AIM: u64 = 7;
+
 /// Decides about a packet that matched no flow: [`OPEN`], [`ICMP_ERROR`], … or [`Verdict::to_code`].
 ///
 /// verifier: global, so that it is verified once; and what comes next is called from the entry point, so that the
@@ -113,7 +130,7 @@ fn miss(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<u64, Ver
     if arrival.role & u32::from(ROLE_OUTSIDE) != 0
         && let Some(frontend) = inbound::frontend_of(control.bank & 1, parsed.key.destination)
     {
-        return inbound::packet(parsed, frontend);
+        return inbound::packet(parsed, control, frontend);
     }
     if arrival.role & u32::from(ROLE_OUTSIDE) != 0
         && control.features & FEATURE_INSTANCE != 0
@@ -134,8 +151,18 @@ fn outbound(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival, control: &Cont
         return Err(Verdict::of(Reason::Multicast));
     }
     let mut way = Route::default();
-    route::lookup(ctx, arrival.ifindex, parsed.key.source, parsed.key.destination, &mut way);
-    leaves_outside(&way, control.bank & 1, parsed.key.source)?;
+    if control.features & FEATURE_MAPPING != 0
+        && arrival.role & (TO_FRONTEND | TO_MAPPING) == 0
+        && inbound::frontend_of(control.bank & 1, parsed.key.destination).is_some()
+    {
+        return Ok(AIM);
+    }
+    if arrival.role & TO_MAPPING != 0 {
+        hairpin::way(&mut way);
+    } else {
+        route::lookup(ctx, arrival.ifindex, parsed.key.source, parsed.key.destination, &mut way);
+        leaves_outside(&way, control.bank & 1, parsed.key.source)?;
+    }
     // One-armed: a backend's own interface is also the outside one, yet what goes to a backend stays inside.
     if way.role & ROLE_INSIDE != 0 && allocate::is_backend(control.bank & 1, parsed.key.destination) {
         return Err(Verdict::of(Reason::NotOutbound));

@@ -86,7 +86,7 @@ pub(crate) fn to_guard() -> Verdict {
 /// Counts the packet on its half. Atomic because two CPUs may carry packets of one half, and because the element may
 /// be recycled under us: then one packet too many is counted on a stranger, instead of a whole count overwritten.
 #[inline(always)]
-fn count(parsed: &Parsed, rewrite: &Rewrite) {
+pub(crate) fn count(parsed: &Parsed, rewrite: &Rewrite) {
     // SAFETY: a map value.
     unsafe {
         atomic::add(&raw mut (*rewrite.entry).packets, 1);

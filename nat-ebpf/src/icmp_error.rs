@@ -123,7 +123,10 @@ fn read_quotation(ctx: *mut xdp_md, parsed: &Parsed, quoted: &mut Quoted) -> boo
 /// The error is to be translated: `ICMP_WORK` holds what [`natgw_icmp_rewrite`] is to do.
 pub(crate) const REWRITE: u64 = 2;
 
-/// Decides about an error: [`REWRITE`] or [`Verdict::to_code`].
+/// The error is about a hairpinned packet: [`natgw_icmp_hairpin`] goes on.
+pub(crate) const HAIRPIN: u64 = 3;
+
+/// Decides about an error: [`REWRITE`], [`HAIRPIN`] or [`Verdict::to_code`].
 ///
 /// verifier: global, so that it is verified once; and apart from the rewriting, so that the stacks do not add up.
 #[unsafe(no_mangle)]
@@ -139,13 +142,13 @@ pub(crate) extern "C" fn natgw_icmp_error(
     // SAFETY: not null, and the only caller passes whole values.
     let (parsed, arrival) = unsafe { (&*parsed, &*arrival) };
     match decide(ctx, parsed, arrival) {
-        Ok(()) => REWRITE,
+        Ok(next) => next,
         Err(verdict) => verdict.to_code(),
     }
 }
 
 #[inline(always)]
-fn decide(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<(), Verdict> {
+fn decide(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<u64, Verdict> {
     let Some(control) = CONTROL.get_ptr(0) else { return Err(Verdict::of(Reason::NotConfigured)) };
     // SAFETY: array element.
     let control = unsafe { &*control };
@@ -166,7 +169,7 @@ fn decide(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<(), Ve
         return Err(Verdict::of(stray_error(control.bank & 1, parsed.key.destination, CLASS_ICMP, [0; 2])));
     }
     let Some((address, port, outbound)) =
-        flow_of(quoted, control, arrival.now).or_else(|| instance_of(parsed, quoted, arrival, control))
+        flow_of(&quoted.key, control, arrival.now).or_else(|| instance_of(parsed, quoted, arrival, control))
     else {
         let Quoted { key, class, .. } = *quoted;
         return Err(Verdict::of(stray_error(
@@ -176,6 +179,10 @@ fn decide(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<(), Ve
             key.destination_port,
         )));
     };
+    if outbound && is_hairpin(&quoted.key) {
+        work.edit = Edit { address, port, outbound, decrement: 0 };
+        return Ok(HAIRPIN);
+    }
     let (side, other) = if outbound { (ROLE_INSIDE, ROLE_OUTSIDE) } else { (ROLE_OUTSIDE, ROLE_INSIDE) };
     if arrival.role & u32::from(side) == 0 {
         return Err(Verdict::of(Reason::WrongSide));
@@ -198,7 +205,67 @@ fn decide(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<(), Ve
     }
     // The stack decrements the TTL itself.
     work.edit = Edit { address, port, outbound, decrement: u8::from(found) };
+    work.hairpin = false;
     work.slot = if found { way.slot } else { route::FOREIGN };
+    work.next_hop = way.next_hop;
+    Ok(REWRITE)
+}
+
+/// Finds who sent the hairpinned packet that an error is about (RFC 5508 REQ-7): [`REWRITE`] or [`Verdict::to_code`].
+///
+/// verifier: global, as [`natgw_icmp_error`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn natgw_icmp_hairpin(
+    ctx: *mut xdp_md,
+    parsed: *const Parsed,
+    arrival: *const Arrival,
+) -> u64 {
+    if parsed.is_null() || arrival.is_null() {
+        return Verdict::of(Reason::NotConfigured).to_code();
+    }
+    // SAFETY: not null, and the only caller passes whole values.
+    let (parsed, arrival) = unsafe { (&*parsed, &*arrival) };
+    match hairpin(ctx, parsed, arrival) {
+        Ok(()) => REWRITE,
+        Err(verdict) => verdict.to_code(),
+    }
+}
+
+#[inline(always)]
+fn hairpin(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<(), Verdict> {
+    let (Some(control), Some(work)) = (CONTROL.get_ptr(0), ICMP_WORK.get_ptr_mut(0)) else {
+        return Err(Verdict::of(Reason::NotConfigured));
+    };
+    // SAFETY: array element, and this CPU's own.
+    let (control, work) = unsafe { (&*control, &mut *work) };
+    if arrival.role & u32::from(ROLE_INSIDE) == 0 {
+        return Err(Verdict::of(Reason::WrongSide));
+    }
+    if parsed.ttl <= 1 {
+        return Err(Verdict::of(Reason::TtlExceededSilent));
+    }
+    // The quoted packet as it was sent to the mapping's port, reversed: the sender's own flow has that.
+    let key = FlowKey { source: work.edit.address, source_port: work.edit.port, ..work.quoted.key };
+    let Some((address, port, false)) = flow_of(&key, control, arrival.now) else {
+        return Err(Verdict::of(Reason::IcmpErrorNoFlow));
+    };
+    let mut way = Route::default();
+    route::lookup(ctx, arrival.ifindex, parsed.key.source, address, &mut way);
+    if way.role & ROLE_INSIDE == 0 {
+        return Err(Verdict::of(Reason::RouteLost));
+    }
+    match way.answer {
+        Answer::Found if parsed.total() > usize::from(way.mtu) => {
+            return Err(Verdict::of(Reason::TooBigSilent));
+        }
+        Answer::Found => {}
+        Answer::Unresolved => return Err(Verdict::of(Reason::HairpinUnresolved)),
+        _ => return Err(Verdict::of(Reason::RouteLost)),
+    }
+    work.second = Edit { address, port, outbound: false, decrement: 1 };
+    work.hairpin = true;
+    work.slot = way.slot;
     work.next_hop = way.next_hop;
     Ok(())
 }
@@ -241,7 +308,13 @@ fn carry_out(ctx: *mut xdp_md, parsed: &Parsed) -> Result<Verdict, Verdict> {
     }
     let egress = Egress::prepare(ctx, parsed.network(), usize::from(parsed.tags), work.slot)?;
     rewrite(ctx, egress.l3, work).ok_or(Verdict::of(Reason::Malformed))?;
-    let reason = if work.edit.outbound { Reason::IcmpErrorOut } else { Reason::IcmpErrorIn };
+    let reason = if work.hairpin {
+        Reason::Hairpinned
+    } else if work.edit.outbound {
+        Reason::IcmpErrorOut
+    } else {
+        Reason::IcmpErrorIn
+    };
     egress.send(ctx, &Frame::of_xdp(ctx), work.next_hop, reason)
 }
 
@@ -250,28 +323,37 @@ fn carry_out(ctx: *mut xdp_md, parsed: &Parsed) -> Result<Verdict, Verdict> {
 pub(crate) struct Work {
     pub(crate) quoted: Quoted,
     pub(crate) edit: Edit,
+    /// What is written after it, of a hairpinned packet: the other end.
+    pub(crate) second: Edit,
     pub(crate) next_hop: [u8; 6],
     pub(crate) slot: u8,
-    reserved: u8,
+    pub(crate) hairpin: bool,
 }
 
 /// The other name of the end that is translated, and whether the half is the outbound one.
 #[inline(always)]
-fn flow_of(quoted: &Quoted, control: &Control, now: Tick) -> Option<([u8; 4], [u8; 2], bool)> {
-    let entry = FLOWS.get_ptr(&quoted.key)?;
+fn flow_of(key: &FlowKey, control: &Control, now: Tick) -> Option<([u8; 4], [u8; 2], bool)> {
+    let entry = FLOWS.get_ptr(key)?;
     let first = word(entry);
     let state = (first >> 32) as u32;
     // SAFETY: a map value; identity compared after reading.
     let (address, port, half, grant) =
         unsafe { ((*entry).address, (*entry).port, (*entry).half, (*entry).grant) };
-    if first as u32 != quoted.key.fold() || state & state::DEAD != 0 || word(entry) as u32 != first as u32 {
+    if first as u32 != key.fold() || state & state::DEAD != 0 || word(entry) as u32 != first as u32 {
         return None;
     }
     let timer = timers::class_of(grant % CLASSES, state & state::MASK);
-    if expired(&quoted.key, entry, timer, control, now, 0) {
+    if expired(key, entry, timer, control, now, 0) {
         return None;
     }
     Some((address, port, half & HALF_OUTBOUND != 0))
+}
+
+/// Whether the flow goes to the port of a mapping.
+#[inline(always)]
+fn is_hairpin(key: &FlowKey) -> bool {
+    // SAFETY: a map value.
+    FLOWS.get_ptr(key).is_some_and(|entry| unsafe { (*entry).slot } == route::HAIRPIN)
 }
 
 /// The same for a packet of an instance IP, which has no flow.

@@ -4,14 +4,17 @@
 
 use nat_common::{
     abi::{
-        config::{CLAIMED_BYTES, CLASS_OTHER, FRONTEND_LOCAL, Frontend, FrontendKey, MAX_FRONTENDS, banked},
+        config::{
+            CLAIMED_BYTES, CLASS_OTHER, Control, FEATURE_MAPPING, FRONTEND_LOCAL, Frontend, FrontendKey,
+            MAX_FRONTENDS, banked,
+        },
         counters::Reason,
     },
     net::icmp,
 };
 
 use crate::{
-    classify::ICMP_ERROR,
+    classify::{ICMP_ERROR, UNSOLICITED},
     maps::{FRONTEND_INFO, FRONTENDS},
     parse::{Kind, Parsed},
     verdict::Verdict,
@@ -30,7 +33,7 @@ pub(crate) fn frontend_of(bank: u32, address: [u8; 4]) -> Option<*const Frontend
 
 /// Arrived outside for a frontend, and no flow.
 #[inline(always)]
-pub(crate) fn packet(parsed: &Parsed, frontend: *const Frontend) -> Result<u64, Verdict> {
+pub(crate) fn packet(parsed: &Parsed, control: &Control, frontend: *const Frontend) -> Result<u64, Verdict> {
     // SAFETY: array element.
     let flags = unsafe { (*frontend).flags };
     let local = flags & FRONTEND_LOCAL != 0;
@@ -44,6 +47,9 @@ pub(crate) fn packet(parsed: &Parsed, frontend: *const Frontend) -> Result<u64, 
         Kind::Query => {
             let request = parsed.key.protocol == crate::parse::ICMP && icmp::is_request(parsed.icmp_type);
             if !request && claimed(frontend, u32::from(parsed.class), parsed.key.destination_port) {
+                if control.features & FEATURE_MAPPING != 0 {
+                    return Ok(UNSOLICITED);
+                }
                 return Err(Verdict::of(Reason::NoMapping));
             }
             unclaimed(Reason::NoMapping)

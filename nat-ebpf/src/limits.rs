@@ -21,7 +21,7 @@ use nat_common::{
 };
 
 use crate::{
-    atomic, constants,
+    allocate, atomic, constants,
     maps::{BACKEND_STATE, CONTROL, GRANTS, QUOTA, RULES, TABLE},
     ports::Search,
     towards::{self, Taken},
@@ -48,8 +48,8 @@ pub(crate) fn admit(search: &mut Search) -> Result<(), Reason> {
     };
     // SAFETY: array elements.
     let (flags, reserved) = unsafe { ((*rule).flags, (*grant).reserved) };
-    // What comes in from outside does not use up what the backend may open.
-    let limits = flags & RULE_LIMITED != 0 && search.fixed == 0;
+    // What comes in from outside does not use up what the backend may open, and limits are for connections.
+    let limits = flags & RULE_LIMITED != 0 && search.outside == 0 && !allocate::is_mapping(search);
     if limits {
         match limited(search, rule) {
             ADMITTED => {}
@@ -93,12 +93,13 @@ fn share(search: &mut Search, reserved: u32) -> Result<(), Reason> {
             return Ok(());
         }
         // What comes in from outside leaves the backend half of its guarantee, and everyone the common budget.
-        let most = if search.fixed == 0 { guaranteed_flows - aside } else { (guaranteed_flows - aside) / 2 };
+        let most =
+            if search.outside == 0 { guaranteed_flows - aside } else { (guaranteed_flows - aside) / 2 };
         if atomic::fetch_add(&raw mut (*state).flows, 1) < u64::from(most) {
             return Ok(());
         }
         atomic::add(&raw mut (*state).flows, u64::MAX);
-        if search.fixed != 0 {
+        if search.outside != 0 {
             return Err(Reason::TableShare);
         }
         if atomic::fetch_add(&raw mut (*table).burst, 1) < u64::from(burst_flows) {

@@ -9,7 +9,7 @@ use nat_common::{
     abi::{
         config::{CLASS_TCP, CLASSES, ROLE_INSIDE, ROLE_OUTSIDE},
         counters::Reason,
-        flow::{FLOW_SEQUENCE, FlowEntry, FlowKey, HALF_INSTANCE, HALF_OUTBOUND},
+        flow::{FLOW_MAPPED, FLOW_SEQUENCE, FlowEntry, FlowKey, HALF_INSTANCE, HALF_OUTBOUND},
     },
     net::{
         icmp,
@@ -95,8 +95,7 @@ pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, arrival: &mut Arrival) -> 
     }
     let tcp = grant % CLASSES == CLASS_TCP;
     let changes = tcp && state::tcp_bits(state & state::MASK, direction, parsed.flags) != 0;
-    let opener = direction == Direction::Outbound || half & HALF_INSTANCE != 0;
-    let reopens = tcp && opener && state::reopens(state & state::MASK, parsed.flags);
+    let reopens = tcp && state::reopens(state & state::MASK, parsed.flags) && may_open(entry, half);
     if touched != now || changes || reopens {
         // SAFETY: a map value, as above.
         if changes
@@ -138,6 +137,13 @@ pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, arrival: &mut Arrival) -> 
         return Err(Verdict::of(Reason::FlowRecycled));
     }
     Ok(Found::Alive(rewrite))
+}
+
+/// Whether a packet that found this half may open something.
+#[inline(always)]
+fn may_open(entry: *const FlowEntry, half: u8) -> bool {
+    // SAFETY: a map value.
+    half & (HALF_OUTBOUND | HALF_INSTANCE) != 0 || unsafe { (*entry).flags } & FLOW_MAPPED != 0
 }
 
 /// The rewrite of a flow that was opened a moment ago.

@@ -24,9 +24,11 @@ mod emit;
 mod event;
 mod frame;
 mod guard;
+mod hairpin;
 mod icmp_error;
 mod inbound;
 mod instance;
+mod join;
 mod keep;
 mod late;
 mod life;
@@ -34,9 +36,11 @@ mod limits;
 mod log;
 mod lookup;
 mod maintain;
+mod mapping;
 mod maps;
 mod opening;
 mod parse;
+mod peers;
 mod pick;
 mod policy;
 mod ports;
@@ -60,11 +64,17 @@ use aya_ebpf::{
 };
 
 use nat_common::{
-    abi::{counters::Reason, flow::FLOW_SEQUENCE},
-    net::state::Direction,
+    abi::{config::CLASS_TCP, counters::Reason, flow::FLOW_SEQUENCE},
+    net::state::{Direction, tcp_flag},
 };
 
-use crate::{classify::Arrival, frame::Frame, lookup::Found, parse::Parsed, verdict::Verdict};
+use crate::{
+    classify::Arrival,
+    frame::Frame,
+    lookup::{Found, Rewrite},
+    parse::Parsed,
+    verdict::Verdict,
+};
 
 /// Entry point on every configured device.
 ///
@@ -100,24 +110,32 @@ fn forward(ctx: *mut xdp_md, parsed: &mut Parsed, arrival: &mut Arrival) -> Resu
     classify::ingress(parsed, clock::now(), arrival)?;
     let rewrite = match lookup::flow(ctx, parsed, arrival)? {
         Found::Alive(rewrite) => rewrite,
-        Found::Missing => match classify::natgw_miss(ctx, parsed, arrival) {
+        Found::Missing => match missed(ctx, parsed, arrival) {
             classify::OPEN => {
                 opened(allocate::natgw_open())?;
                 lookup::opened(&parsed.key, Direction::Outbound)?
             }
             classify::OPEN_INBOUND => {
                 opened(allocate::natgw_open())?;
-                // Its next hop is looked up as that of any other inbound half.
-                if maintain::natgw_maintain(ctx, parsed, arrival) != maintain::ALIVE {
-                    return Err(Verdict::of(Reason::FlowRace));
-                }
-                lookup::opened(&parsed.key, Direction::Inbound)?
+                opened_inbound(ctx, parsed, arrival)?
+            }
+            classify::JOIN => {
+                join()?;
+                lookup::opened(&parsed.key, Direction::Outbound)?
+            }
+            classify::JOIN_INBOUND => {
+                join()?;
+                opened_inbound(ctx, parsed, arrival)?
             }
             classify::INSTANCE => {
                 return Err(Verdict::from_code(instance::natgw_instance(ctx, parsed)));
             }
             classify::ICMP_ERROR => {
                 let code = match icmp_error::natgw_icmp_error(ctx, parsed, arrival) {
+                    icmp_error::HAIRPIN => icmp_error::natgw_icmp_hairpin(ctx, parsed, arrival),
+                    code => code,
+                };
+                let code = match code {
                     icmp_error::REWRITE if icmp_error::natgw_icmp_sound(ctx, parsed) == 0 => {
                         return Err(Verdict::of(Reason::BadChecksum));
                     }
@@ -133,7 +151,95 @@ fn forward(ctx: *mut xdp_md, parsed: &mut Parsed, arrival: &mut Arrival) -> Resu
     if unsafe { (*rewrite.entry).flags } & FLOW_SEQUENCE != 0 {
         sequence::natgw_sequence(ctx, parsed, rewrite.entry);
     }
+    if rewrite.slot == route::HAIRPIN {
+        return hairpin(ctx, parsed, arrival, &rewrite);
+    }
     emit::flow(ctx, parsed, arrival.slot, &rewrite)
+}
+
+/// What is to be done about a packet without a flow: see [`classify::natgw_miss`].
+#[inline(always)]
+fn missed(ctx: *mut xdp_md, parsed: &Parsed, arrival: &mut Arrival) -> u64 {
+    let mut next = classify::natgw_miss(ctx, parsed, arrival);
+    if next == classify::AIM {
+        arrival.role |= hairpin::natgw_aim(parsed, arrival);
+        next = classify::natgw_miss(ctx, parsed, arrival);
+    }
+    match next {
+        classify::UNSOLICITED => opening::natgw_unsolicited(ctx, parsed, arrival),
+        code => code,
+    }
+}
+
+/// Opens a session of a mapped inner end, and its mapping if it is the first.
+#[inline(always)]
+fn join() -> Result<(), Verdict> {
+    let mut code = join::natgw_join();
+    if code == join::MAP {
+        code = join::natgw_mapped(allocate::natgw_open());
+    }
+    if code != join::JOINED {
+        return Err(Verdict::from_code(code));
+    }
+    opened(allocate::natgw_open())
+}
+
+/// What was opened from outside: its next hop is looked up as that of any other inbound half.
+#[inline(always)]
+fn opened_inbound(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<Rewrite, Verdict> {
+    if maintain::natgw_maintain(ctx, parsed, arrival) != maintain::ALIVE {
+        return Err(Verdict::of(Reason::FlowRace));
+    }
+    lookup::opened(&parsed.key, Direction::Inbound)
+}
+
+/// A packet of a flow to the SNAT port of a mapping: looked up again, and both ends translated.
+#[inline(always)]
+fn hairpin(
+    ctx: *mut xdp_md,
+    parsed: &mut Parsed,
+    arrival: &mut Arrival,
+    first: &Rewrite,
+) -> Result<Verdict, Verdict> {
+    if parsed.ttl <= 1 {
+        return Err(Verdict::answer(Reason::TtlExceeded, 0));
+    }
+    let (address, port) = (u32::from_ne_bytes(first.address), u32::from(u16::from_ne_bytes(first.port)));
+    if hairpin::natgw_turn(parsed, arrival, address, port) != 0 {
+        return Err(Verdict::of(Reason::NotConfigured));
+    }
+    let mut code = hairpin::natgw_second(ctx, parsed, arrival, 0);
+    if code == hairpin::TOUCH {
+        let resets = u32::from(parsed.class) == CLASS_TCP && parsed.flags & tcp_flag::RST != 0;
+        if resets && sequence::natgw_believed(ctx, parsed) == 0 {
+            arrival.role |= classify::DOUBTED;
+        }
+        code = match maintain::natgw_maintain(ctx, parsed, arrival) {
+            maintain::ALIVE => hairpin::natgw_second(ctx, parsed, arrival, 1),
+            maintain::GONE => hairpin::MISSING,
+            maintain::EXPIRED => late::natgw_late(parsed, arrival),
+            maintain::REMOVE if maintain::natgw_remove(parsed) == maintain::GONE => hairpin::MISSING,
+            _ => Verdict::of(Reason::FlowRace).to_code(),
+        };
+    }
+    if code == hairpin::MISSING {
+        code = match missed(ctx, parsed, arrival) {
+            classify::JOIN_INBOUND => match join() {
+                Ok(()) if maintain::natgw_maintain(ctx, parsed, arrival) == maintain::ALIVE => {
+                    hairpin::natgw_second(ctx, parsed, arrival, 1)
+                }
+                Ok(()) => Verdict::of(Reason::FlowRace).to_code(),
+                Err(verdict) => verdict.to_code(),
+            },
+            code => code,
+        };
+    }
+    if code != hairpin::FOUND {
+        hairpin::natgw_turn_back(parsed);
+        return Err(Verdict::from_code(code));
+    }
+    emit::count(parsed, first);
+    Ok(Verdict::from_code(hairpin::natgw_turned(ctx, parsed)))
 }
 
 #[inline(always)]

@@ -11,7 +11,7 @@ use nat_common::{
             ROLE_OUTSIDE, banked,
         },
         flow::{FLOW_MAPPED, FlowEntry, FlowKey, HALF_INSTANCE, HALF_LIMITED, HALF_OUTBOUND, peer_key},
-        grant::RULE_LIMITED,
+        grant::{RULE_FILTER_ADDRESS, RULE_FILTER_NONE, RULE_LIMITED},
         names::delay::ANEW,
     },
     net::{
@@ -27,6 +27,7 @@ use crate::{
     life::expired,
     limits,
     lookup::{swap_word, word},
+    mapping,
     maps::{CONTROL, FLOWS, RULES, SEARCH},
     opening,
     parse::Parsed,
@@ -122,7 +123,8 @@ pub(crate) extern "C" fn natgw_maintain(
     let class = grant % CLASSES;
     let flags = parsed.flags;
     let outbound = half & HALF_OUTBOUND != 0;
-    let opening = (outbound || half & HALF_INSTANCE != 0) && (class != CLASS_TCP || state::opens(flags));
+    let opening = (outbound || half & HALF_INSTANCE != 0 || open_outside(entry, control))
+        && (class != CLASS_TCP || state::opens(flags));
     let over = state & state::TOLD != 0
         || expired(visit.key, entry, timers::class_of(class, state), control, visit.now, 0);
     if over && !opening {
@@ -150,6 +152,18 @@ pub(crate) extern "C" fn natgw_maintain(
     touch(ctx, visit, entry, control)
 }
 
+/// Whether what comes from outside may open a session anew that is over, as it may open one.
+#[inline(always)]
+fn open_outside(entry: *const FlowEntry, control: &Control) -> bool {
+    // SAFETY: a map value.
+    let (flags, rule) = unsafe { ((*entry).flags, u32::from((*entry).rule)) };
+    flags & FLOW_MAPPED != 0
+        && RULES.get_ptr(banked(control.bank & 1, rule % MAX_RULES)).is_some_and(|rule| {
+            // SAFETY: array element.
+            unsafe { (*rule).flags & (RULE_FILTER_ADDRESS | RULE_FILTER_NONE) != 0 }
+        })
+}
+
 /// Looks up the next hop again if anything may have changed, and marks the half as seen.
 #[inline(always)]
 fn touch(ctx: *mut xdp_md, visit: &Visit, entry: *mut FlowEntry, control: &Control) -> u32 {
@@ -160,7 +174,10 @@ fn touch(ctx: *mut xdp_md, visit: &Visit, entry: *mut FlowEntry, control: &Contr
     // SAFETY: a map value; identity compared above and again after the writes.
     unsafe {
         let daemon_is_dead = visit.now.wrapping_sub(control.heartbeat) > HEARTBEAT_TICKS;
-        if (*entry).epoch != control.epoch || (daemon_is_dead && (*entry).touched != visit.now) {
+        let hairpin = (*entry).slot == route::HAIRPIN;
+        if !hairpin && (*entry).epoch != control.epoch
+            || (!hairpin && daemon_is_dead && (*entry).touched != visit.now)
+        {
             // Read before the look-up: a change that comes in between is looked up again.
             let epoch = core::ptr::read_volatile(&raw const control.epoch);
             let (slot, way) = way(ctx, visit, entry);
@@ -179,6 +196,9 @@ fn touch(ctx: *mut xdp_md, visit: &Visit, entry: *mut FlowEntry, control: &Contr
                 (*entry).epoch = 0;
                 return RECYCLED;
             }
+        }
+        if (*entry).flags & FLOW_MAPPED != 0 {
+            mapping::refresh(visit.key, entry, control, visit.now);
         }
         let state = (word(entry) >> 32) as u32 & state::MASK;
         if visit.counts && timers::class_of((*entry).grant % CLASSES, state).refreshes() {
@@ -314,15 +334,16 @@ fn reopen(key: &FlowKey, entry: *mut FlowEntry, first: u64, flags: u8, now: Tick
 }
 
 /// Whether a new connection on the tuple is to be admitted like any other: its rule has limits by now that the flow was
-/// not counted against, or it came from outside.
+/// not counted against, it came from outside, or it has to be counted in its mapping, which may be another by now.
 #[inline(always)]
 fn admitted_anew(entry: *const FlowEntry) -> bool {
     // SAFETY: a map value.
-    let (half, rule) = unsafe { ((*entry).half, u32::from((*entry).rule)) };
+    let (half, flags, rule) = unsafe { ((*entry).half, (*entry).flags, u32::from((*entry).rule)) };
     let Some(control) = CONTROL.get_ptr(0) else { return false };
     // SAFETY: array element.
     let bank = unsafe { (*control).bank } & 1;
     half & HALF_INSTANCE != 0
+        || flags & FLOW_MAPPED != 0
         || constants::delay() & ANEW != 0
         || (half & HALF_LIMITED == 0
             && RULES.get_ptr(banked(bank, rule % MAX_RULES)).is_some_and(|rule| {

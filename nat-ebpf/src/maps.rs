@@ -16,8 +16,8 @@ use nat_common::abi::{
     event::{RESETS_BYTES, ResetCounts},
     flow::{FlowEntry, FlowKey},
     grant::{
-        BackendInfo, BackendKey, BackendRef, BackendState, Grant, GrantState, MAX_SETS, PortSet, Quota, Rule,
-        Towards, TowardsKey,
+        BackendInfo, BackendKey, BackendRef, BackendState, Grant, GrantState, MAX_SETS, Peer, PeerKey,
+        PortSet, Quota, Rule, Towards, TowardsKey,
     },
     policy::{
         Instance, InstanceKey, MAX_INSTANCES, MAX_POLICIES, MAX_POLICY_PREFIXES,
@@ -26,7 +26,7 @@ use nat_common::abi::{
     record::{PRESSED_SLOTS, PortRecord, RecordKey, RootKey, RootRecord},
 };
 
-use crate::{icmp_error::Work, ports::Search};
+use crate::{hairpin::Turn, icmp_error::Work, ports::Search};
 
 /// Writer: data path, sweep. Full: the new flow is refused (`table_full`), nothing is evicted. Preallocated:
 /// memory taken at packet time can fail.
@@ -81,6 +81,9 @@ pub(crate) static QUOTA: Array<Quota> = Array::with_max_entries(MIN_BACKENDS * 2
 /// Writer: data path, sweep. Only for rules with `max_ports`, so not preallocated.
 #[map]
 pub(crate) static TOWARDS: HashMap<TowardsKey, Towards> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+/// Writer: data path, sweep. Only for rules with address-dependent filtering, so not preallocated.
+#[map]
+pub(crate) static PEERS: HashMap<PeerKey, Peer> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
 /// Writer: data path, sweep.
 #[map]
 pub(crate) static BACKEND_STATE: Array<BackendState> = Array::with_max_entries(MIN_BACKENDS, 0);
@@ -140,3 +143,6 @@ pub(crate) static SEARCH: PerCpuArray<Search> = PerCpuArray::with_max_entries(1,
 /// Writer: data path; each CPU its own copy. Scratch of one ICMP error or packet of an instance IP, likewise.
 #[map]
 pub(crate) static ICMP_WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+/// Writer: data path; each CPU its own copy. Scratch of one hairpinned packet, likewise.
+#[map]
+pub(crate) static TURN: PerCpuArray<Turn> = PerCpuArray::with_max_entries(1, 0);

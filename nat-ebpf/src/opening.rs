@@ -4,10 +4,15 @@
 use aya_ebpf::bindings::xdp_md;
 use nat_common::{
     abi::{
-        config::{CLASS_OTHER, CLASS_TCP, CLASSES, Control, FEATURE_POLICY, MAX_RULES, NO_SLOT, banked},
+        config::{
+            CLASS_ICMP, CLASS_OTHER, CLASS_TCP, CLASSES, Control, FEATURE_POLICY, MAX_RULES, NO_SLOT, banked,
+        },
         counters::Reason,
-        flow::FLOW_SEQUENCE,
-        grant::{BackendRef, Grant, REFUSAL_SILENT, RULE_FLOW_SHIFT, grant_slot},
+        flow::{FLOW_MAPPED, FLOW_SEQUENCE, mapping_key},
+        grant::{
+            BackendRef, Grant, PeerKey, REFUSAL_SILENT, RULE_FILTER_ADDRESS, RULE_FILTER_NONE,
+            RULE_FLOW_SHIFT, RULE_MAPPED, grant_slot,
+        },
     },
     net::{
         icmp,
@@ -17,11 +22,13 @@ use nat_common::{
 
 use crate::{
     allocate,
-    classify::{self, Arrival, OPEN, OPEN_INBOUND, no_rule},
+    classify::{self, Arrival, HAIRPINNED, JOIN, JOIN_INBOUND, OPEN, OPEN_INBOUND, no_rule},
     event, late, limits,
     lookup::word,
+    mapping,
     maps::{CONTROL, FLOWS, RULES, SEARCH},
     parse::{ICMP, Parsed},
+    peers, policy,
     ports::Search,
     route::{self, Answer, Route},
     translate,
@@ -79,12 +86,11 @@ pub(crate) fn outbound(
     };
     request.key = parsed.key;
     request.bits = state::tcp_bits(0, Direction::Outbound, parsed.flags);
-    request.fixed = 0;
     request.way.slot = if resolved { way.slot } else { route::FOREIGN };
     request.way.mtu = way.mtu;
     request.way.next_hop = way.next_hop;
     request.way.epoch = if resolved { control.epoch } else { 0 };
-    Ok(OPEN)
+    Ok(if request.flags & FLOW_MAPPED != 0 && class <= CLASS_ICMP { JOIN } else { OPEN })
 }
 
 /// This CPU's request, filled in as far as both directions agree.
@@ -106,6 +112,11 @@ fn request(
     request.rule = banked(bank, rule);
     request.on_refusal = on_refusal(bank, rule);
     request.flags = flow_flags(bank, rule, slot % CLASSES);
+    request.preferred = u64::MAX;
+    request.fixed = 0;
+    request.outside = 0;
+    request.joined = 0;
+    request.made = 0;
     request.now = arrival.now;
     Some(request)
 }
@@ -140,6 +151,9 @@ pub(crate) fn inbound(
     request.key.source = backend;
     request.bits = state::tcp_bits(0, Direction::Inbound, parsed.flags);
     request.fixed = 1;
+    request.outside = 1;
+    // The address is the backend's own, whatever its rule does.
+    request.flags &= !FLOW_MAPPED;
     request.way.slot = route::FOREIGN;
     request.way.epoch = 0;
     Ok(OPEN_INBOUND)
@@ -157,9 +171,104 @@ pub(crate) fn on_refusal(bank: u32, rule: u32) -> u32 {
 pub(crate) fn flow_flags(bank: u32, rule: u32, class: u32) -> u8 {
     let none = if class == CLASS_TCP { 0 } else { FLOW_SEQUENCE };
     // SAFETY: array element.
-    RULES
-        .get_ptr(banked(bank, rule % MAX_RULES))
-        .map_or(0, |rule| unsafe { ((*rule).flags >> RULE_FLOW_SHIFT) as u8 & !none })
+    RULES.get_ptr(banked(bank, rule % MAX_RULES)).map_or(0, |rule| unsafe {
+        let mapped = if (*rule).flags & RULE_MAPPED != 0 { FLOW_MAPPED } else { 0 };
+        ((*rule).flags >> RULE_FLOW_SHIFT) as u8 & !FLOW_MAPPED & !none | mapped
+    })
+}
+
+/// A packet from outside, or a hairpinned one, to a port that a backend holds, without a flow: [`JOIN_INBOUND`] if it is the
+/// port of a mapping and filtering lets it in (RFC 4787 §5), or [`Verdict::to_code`].
+///
+/// verifier: global, and called from the entry point, where the stack is short.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn natgw_unsolicited(
+    ctx: *mut xdp_md,
+    parsed: *const Parsed,
+    arrival: *const Arrival,
+) -> u64 {
+    let (Some(control), false, false) = (CONTROL.get_ptr(0), parsed.is_null(), arrival.is_null()) else {
+        return Verdict::of(Reason::NotConfigured).to_code();
+    };
+    // SAFETY: not null, and the only caller passes whole values; array element.
+    let (parsed, arrival, control) = unsafe { (&*parsed, &*arrival, &*control) };
+    match unsolicited(ctx, parsed, arrival, control) {
+        Ok(next) => next,
+        Err(verdict) => verdict.to_code(),
+    }
+}
+
+#[inline(always)]
+fn unsolicited(
+    ctx: *mut xdp_md,
+    parsed: &Parsed,
+    arrival: &Arrival,
+    control: &Control,
+) -> Result<u64, Verdict> {
+    const CLOSED: Verdict = Verdict::of(Reason::NoMapping);
+    let (bank, class) = (control.bank & 1, u32::from(parsed.class));
+    let mut target = mapping::Target::default();
+    if (class == CLASS_TCP && !state::opens(parsed.flags))
+        || !mapping::target(&parsed.key, control, arrival.now, &mut target)
+    {
+        return Err(CLOSED);
+    }
+    let Some((slot, grant)) = allocate::grant_in(bank, target.grant / CLASSES, class) else {
+        return Err(CLOSED);
+    };
+    // What outlives its grant ends when the backend lets go of it.
+    let key = mapping_key(target.address, target.port, parsed.key.protocol);
+    let granted = FLOWS.get_ptr(&key).is_some_and(|entry| allocate::still_granted(&key, entry));
+    if !granted || !filter(parsed, arrival, bank, &target) {
+        return Err(CLOSED);
+    }
+    if matches!(parsed.key.source[0], 0 | 127 | 224..) || allocate::is_backend(bank, parsed.key.source) {
+        return Err(Verdict::of(Reason::InvalidSource));
+    }
+    if control.features & FEATURE_POLICY != 0 && denied(parsed, bank, target.address) {
+        return Err(Verdict::of(Reason::Denied));
+    }
+    inbound(ctx, parsed, arrival, control, target.address, slot, grant)?;
+    // SAFETY: this CPU's own element, just filled in.
+    let Some(request) = SEARCH.get_ptr_mut(0).map(|search| unsafe { &mut *search }) else {
+        return Err(CLOSED);
+    };
+    request.flags |= FLOW_MAPPED;
+    request.key.source_port = target.port;
+    if arrival.role & HAIRPINNED != 0 {
+        request.way.slot = route::HAIRPIN;
+    }
+    Ok(JOIN_INBOUND)
+}
+
+/// Whether the rule's filtering lets a packet in to a mapping.
+#[inline(never)]
+fn filter(parsed: &Parsed, arrival: &Arrival, bank: u32, target: &mapping::Target) -> bool {
+    let Some(rule) = RULES.get_ptr(banked(bank, u32::from(target.rule) % MAX_RULES)) else { return false };
+    // SAFETY: array element.
+    let flags = unsafe { (*rule).flags };
+    if flags & RULE_MAPPED == 0 {
+        return false;
+    }
+    let key = PeerKey { grant: target.grant, remote: parsed.key.source, port: target.port, reserved: [0; 2] };
+    flags & RULE_FILTER_NONE != 0 || (flags & RULE_FILTER_ADDRESS != 0 && peers::known(&key, arrival.now))
+}
+
+/// Whether a policy for packets from outside is against one to a mapping of the backend `address`.
+#[inline(never)]
+fn denied(parsed: &Parsed, bank: u32, address: [u8; 4]) -> bool {
+    let Some(backend) = allocate::backend(bank, address) else { return true };
+    let subject = policy::Subject {
+        bank,
+        // SAFETY: map value.
+        policies: unsafe { (*backend).policies },
+        remote: parsed.key.source,
+        protocol: parsed.key.protocol,
+        port: policy::port_of(parsed),
+        counted: true,
+    };
+    policy::inbound(&subject) == policy::Found::Denied
 }
 
 /// [`natgw_reopen`]: the packet may open its flow again.

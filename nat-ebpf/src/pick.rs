@@ -148,11 +148,21 @@ fn leaf(search: &mut Search, set: *const PortSet, segment: Segment) -> u32 {
         return SEARCHING;
     }
     let (from, to) = within_leaf(segment, search.leaf);
-    for offset in 0..LEAF_WORDS as u32 {
+    let preferred = search.preferred;
+    // Twice if some are preferred to others.
+    let rounds = if preferred == u64::MAX { LEAF_WORDS as u32 } else { 2 * LEAF_WORDS as u32 };
+    for offset in 0..2 * LEAF_WORDS as u32 {
+        if offset >= rounds {
+            break;
+        }
         let index = ((search.start >> 6) + offset) & WORD_MASK;
         // SAFETY: a word of a map value.
         let taken = unsafe { atomic::load(word_of(record, index)) };
-        if let Some(bit) = free_bit(taken, valid_bits(index, from, to), search.start & 63) {
+        let mut valid = valid_bits(index, from, to);
+        if offset < LEAF_WORDS as u32 {
+            valid &= preferred;
+        }
+        if let Some(bit) = free_bit(taken, valid, search.start & 63) {
             return take(search, set, &segment, record, tag, index * 64 + bit);
         }
     }

@@ -31,8 +31,10 @@ use nat_common::{
 
 use crate::{
     allocate::{EEXIST, NOEXIST, table_reason},
+    join::{self, Obstacle},
+    keep,
     maps::{FLOWS, GRANTS, SEARCH, SETS},
-    keep, pick, record, walk,
+    pick, record, walk,
 };
 
 /// Random tries before the records are asked.
@@ -98,8 +100,23 @@ pub(crate) struct Search {
     pub(crate) bits: u32,
     /// `REFUSAL_*` of the rule.
     pub(crate) on_refusal: u32,
-    /// 1: an inbound connection to an instance IP: address and port of `inbound` are to be claimed, no others.
+    /// 1: address and port of `inbound` are to be claimed, no others.
     pub(crate) fixed: u32,
+    /// 1: opened from outside.
+    pub(crate) outside: u32,
+    /// 1: the new flow is a session that has been admitted and counted in its mapping.
+    pub(crate) joined: u32,
+    /// 1: and the mapping was opened for it.
+    pub(crate) made: u32,
+    /// Bits of a word of a leaf that are tried first: all, or those of one parity.
+    pub(crate) preferred: u64,
+    /// Outbound key of the session, while its mapping is opened.
+    pub(crate) session: FlowKey,
+    /// What `mapping::over` has judged of the flow `outbound`.
+    pub(crate) judged: u64,
+    /// What an admitted session is counted in.
+    pub(crate) half: u8,
+    pub(crate) destination: u8,
     /// `FLOW_*`.
     pub(crate) flags: u8,
     pub(crate) outcome: u32,
@@ -133,11 +150,7 @@ pub(crate) enum Tried {
 #[inline(always)]
 pub(crate) fn claim(search: &mut Search) -> Result<(), Reason> {
     if search.fixed != 0 {
-        return match insert(search) {
-            Tried::Claimed => Ok(()),
-            Tried::Taken => Err(Reason::FlowRace),
-            Tried::Failed(reason) => Err(reason),
-        };
+        return exactly(search);
     }
     let Some(grant) = GRANTS.get_ptr(search.grant) else { return Err(Reason::NotConfigured) };
     // SAFETY: array element.
@@ -164,6 +177,27 @@ fn claim_in(set: u32, keeps: bool) -> u32 {
     if keeps { keep::natgw_keep(set) } else { natgw_search(set) }
 }
 
+/// Claims the port that `search.inbound` says.
+#[inline(always)]
+fn exactly(search: &mut Search) -> Result<(), Reason> {
+    match insert(search) {
+        Tried::Claimed => return Ok(()),
+        Tried::Failed(reason) => return Err(reason),
+        Tried::Taken if search.joined == 0 => return Err(Reason::FlowRace),
+        Tried::Taken => {}
+    }
+    match join::obstacle(search) {
+        Obstacle::Gone => match insert(search) {
+            Tried::Claimed => Ok(()),
+            Tried::Taken => Err(Reason::FlowRace),
+            Tried::Failed(reason) => Err(reason),
+        },
+        Obstacle::Same => Err(Reason::FlowRace),
+        Obstacle::Going => Err(Reason::FlowRace),
+        Obstacle::Other => Err(Reason::NoFreePort),
+    }
+}
+
 /// Claims a port of one set; `Search::outcome`.
 ///
 /// verifier: global, so that it is verified once.
@@ -182,7 +216,7 @@ pub(crate) extern "C" fn natgw_search(index: u32) -> u32 {
     let bound = if ordered { u32::from(unsafe { (*set).segments[0].count }) } else { ports };
     if last == 0 || search.now.wrapping_sub(last) > PRESSURE_TICKS {
         for _ in 0..PROBES {
-            match attempt(search, set, scale(random(), bound)) {
+            match attempt(search, set, preferred(search, scale(random(), bound))) {
                 Tried::Claimed => return CLAIMED,
                 Tried::Taken => {}
                 Tried::Failed(reason) => return failed(reason),
@@ -202,6 +236,13 @@ pub(crate) extern "C" fn natgw_search(index: u32) -> u32 {
     // SAFETY: `step` has the signature that the helper wants and uses no context.
     unsafe { bpf_loop(MOST_STEPS, step as *mut c_void, core::ptr::null_mut(), 0) };
     if search.outcome == SEARCHING { CUT } else { search.outcome }
+}
+
+/// The number itself, or its neighbour with the wanted parity: runs begin and end at multiples of 8, so that a number is even
+/// if its port is.
+#[inline(always)]
+fn preferred(search: &Search, number: u32) -> u32 {
+    number ^ (search.preferred >> (number & 63) & 1 ^ 1) as u32
 }
 
 /// Begins at the segment and leaf of a random port, so that each is chosen by its size.

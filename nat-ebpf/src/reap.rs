@@ -8,7 +8,7 @@
 use nat_common::{
     abi::{
         config::{CLASS_TCP, CLASSES},
-        flow::{FlowEntry, FlowKey, HALF_INSTANCE, inbound_key},
+        flow::{FlowEntry, FlowKey, HALF_INSTANCE, ZONE_FLOW, inbound_key},
     },
     net::{
         protocol, state,
@@ -20,6 +20,7 @@ use crate::{
     atomic,
     limits::{self, Counted},
     lookup::{swap_word, word},
+    mapping,
     maps::{FLOWS, GRANT_STATE, TABLE},
     record,
 };
@@ -37,8 +38,35 @@ pub(crate) fn flow(key: &FlowKey, entry: *mut FlowEntry, first: u64) -> bool {
     let handshake = class_of(CLASS_TCP, bits & state::MASK) == TimerClass::TcpHandshake;
     let half_open = grant % CLASSES == CLASS_TCP && handshake;
     // SAFETY: as above.
-    let counted =
-        unsafe { Counted { grant, half: (*entry).half, destination: (*entry).destination, half_open } };
+    let counted = unsafe {
+        // The port of a session is its mapping's, and stays claimed: as that of an instance IP.
+        let half = (*entry).half | mapping::leave(key, entry);
+        Counted { grant, half, destination: (*entry).destination, half_open }
+    };
+    remove(key, address, port);
+    // The port of an instance IP, and one that was kept, is in no set, and nobody looks for it.
+    if counted.half & HALF_INSTANCE == 0 && !protocol::keeps_port(key.protocol) {
+        record::release(grant, key, address, port);
+    }
+    limits::discharge(key, counted);
+    if key.zone[0] == ZONE_FLOW
+        && let Some(state) = GRANT_STATE.get_ptr_mut(grant)
+    {
+        // SAFETY: array element.
+        unsafe { atomic::add(&raw mut (*state).flows, u64::MAX) };
+    }
+    if let Some(table) = TABLE.get_ptr_mut(0) {
+        // SAFETY: array element.
+        unsafe { atomic::add(&raw mut (*table).flows, u64::MAX) };
+    }
+    true
+}
+
+/// Takes both halves out of the table, the outbound one first.
+///
+/// verifier: a function of its own, so that the other key is not on the stack below `record::release`.
+#[inline(never)]
+fn remove(key: &FlowKey, address: [u8; 4], port: [u8; 2]) {
     let inbound = inbound_key(key, address, port);
     if let Some(other) = FLOWS.get_ptr_mut(&inbound) {
         for _ in 0..4 {
@@ -51,18 +79,4 @@ pub(crate) fn flow(key: &FlowKey, entry: *mut FlowEntry, first: u64) -> bool {
     // Absent already: cannot be, since only the actor who set DEAD removes.
     let _ = FLOWS.remove(key);
     let _ = FLOWS.remove(&inbound);
-    // The port of an instance IP, and one that was kept, is in no set, and nobody looks for it.
-    if counted.half & HALF_INSTANCE == 0 && !protocol::keeps_port(key.protocol) {
-        record::release(grant, key, address, port);
-    }
-    limits::discharge(key, counted);
-    if let Some(state) = GRANT_STATE.get_ptr_mut(grant) {
-        // SAFETY: array element.
-        unsafe { atomic::add(&raw mut (*state).flows, u64::MAX) };
-    }
-    if let Some(table) = TABLE.get_ptr_mut(0) {
-        // SAFETY: array element.
-        unsafe { atomic::add(&raw mut (*table).flows, u64::MAX) };
-    }
-    true
 }

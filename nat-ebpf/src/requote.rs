@@ -50,8 +50,14 @@ impl Edit {
 /// Rewrites quotation and outer header; `l3` is where the outer IP header is now.
 #[inline(always)]
 pub(crate) fn rewrite(ctx: *mut xdp_md, l3: usize, work: &Work) -> Option<()> {
-    let Work { quoted, edit, .. } = work;
-    if inner(ctx, l3, quoted, edit) && outer(ctx, l3, edit) { Some(()) } else { None }
+    let Work { quoted, edit, second, hairpin, .. } = work;
+    let done = inner(ctx, l3, quoted, edit) && outer(ctx, l3, edit);
+    // Each edit is of one end: the same key says what stood there for both.
+    if done && (!hairpin || (inner(ctx, l3, quoted, second) && outer(ctx, l3, second))) {
+        Some(())
+    } else {
+        None
+    }
 }
 
 /// Rewrites the quoted address and port, and up to three checksums: quoted transport, quoted IP, and ICMP, which

@@ -67,6 +67,9 @@ pub(crate) const FOREIGN: u8 = 255;
 /// not known".
 pub(crate) const NOWHERE: u8 = 254;
 
+/// The packet goes to the SNAT port of a mapping: [`crate::hairpin`].
+pub(crate) const HAIRPIN: u8 = 253;
+
 /// Looks up the way from interface `from` to `destination`, with policy routing by `source`.
 ///
 /// `tot_len` 1 is below every MTU: the kernel then reports the route's MTU instead of judging by it (Linux 5.12,

@@ -79,6 +79,10 @@ pub(crate) extern "C" fn natgw_sequence(
     for _ in 0..TRIES {
         // SAFETY: within the entry, and aligned.
         let seen = unsafe { atomic::load(kept) };
+        // Somebody else's by now, who has another use for the word.
+        if seen as u32 >> 24 & u32::from(FLOW_SEQUENCE) == 0 {
+            break;
+        }
         let last = (seen >> 32) as u32;
         match sequence::step(state, direction, parsed.flags, last, next) {
             Step::Keep => break,

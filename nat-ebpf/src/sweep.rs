@@ -7,8 +7,8 @@
 use aya_ebpf::{cty::c_void, helpers::generated::bpf_for_each_map_elem};
 use nat_common::{
     abi::{
-        config::{CLASSES, SweepArgs},
-        flow::{FlowEntry, FlowKey, HALF_OUTBOUND},
+        config::{CLASSES, Control, SweepArgs},
+        flow::{FlowEntry, FlowKey, HALF_OUTBOUND, ZONE_FLOW},
     },
     net::{
         state,
@@ -20,6 +20,7 @@ use crate::{
     atomic, clock,
     life::{expired, reclaimable},
     lookup::word,
+    mapping,
     maps::{CONTROL, FLOWS, SWEEP, TABLE},
     reap, tell,
 };
@@ -64,6 +65,10 @@ unsafe extern "C" fn visit(
             return 0;
         }
         let now = args.now;
+        if key.zone[0] != ZONE_FLOW {
+            of_mapping(&key, entry, first, args, &*control);
+            return 0;
+        }
         let timer = timers::class_of((*entry).grant % CLASSES, bits & state::MASK);
         if !expired(&key, entry, timer, &*control, now, 0) {
             args.live[timer as usize & (TIMER_CLASSES - 1)] += 1;
@@ -89,15 +94,34 @@ unsafe extern "C" fn visit(
     0
 }
 
+/// Looks at a mapping: no connection, so it is not counted among those that live.
+#[inline(always)]
+fn of_mapping(key: &FlowKey, entry: *mut FlowEntry, first: u64, args: &mut SweepArgs, control: &Control) {
+    if mapping::over(key, entry, control, args.now, 0) == mapping::ALIVE {
+        return;
+    }
+    let judged = mapping::over(key, entry, control, args.now, timers::GRACE);
+    if judged == mapping::ALIVE || args.reclaimed >= args.limit {
+        args.pending += 1;
+    } else if mapping::remove(key, entry, first, judged) {
+        swept(args);
+    }
+}
+
+#[inline(always)]
+fn swept(args: &mut SweepArgs) {
+    args.reclaimed += 1;
+    if let Some(table) = TABLE.get_ptr_mut(0) {
+        // SAFETY: array element.
+        unsafe { atomic::add(&raw mut (*table).swept, 1) };
+    }
+}
+
 #[inline(always)]
 fn reclaim(key: &FlowKey, entry: *mut FlowEntry, first: u64, args: &mut SweepArgs) -> bool {
     let removed = reap::flow(key, entry, first);
     if removed {
-        args.reclaimed += 1;
-        if let Some(table) = TABLE.get_ptr_mut(0) {
-            // SAFETY: array element.
-            unsafe { atomic::add(&raw mut (*table).swept, 1) };
-        }
+        swept(args);
     }
     removed
 }

@@ -93,10 +93,10 @@ impl Verdict {
         self.reason
     }
 
-    /// Whether the packet was translated: their reasons come first.
+    /// Whether the packet was translated: their reasons come first, but for one.
     #[inline(always)]
     pub(crate) const fn is_translated(self) -> bool {
-        self.reason < Reason::TtlExceeded as u32
+        self.reason < Reason::TtlExceeded as u32 || self.is(Reason::Hairpinned)
     }
 
     /// As a number, to return from a global function; never 0 … 15.

@@ -8,8 +8,8 @@
 use nat_common::{
     Tick,
     abi::{
-        config::{CLASSES, Control},
-        flow::{HALF_INBOUND, peer_key},
+        config::{CLASSES, Control, MAX_RULES, banked},
+        flow::{FlowEntry, HALF_INBOUND, ZONE_FLOW, peer_key},
         grant::PortSet,
         record::RootRecord,
     },
@@ -21,7 +21,8 @@ use crate::{
     atomic,
     life::end_of,
     lookup::word,
-    maps::{CONTROL, FLOWS, ROOTS, TABLE},
+    mapping,
+    maps::{CONTROL, FLOWS, ROOTS, RULES, TABLE},
     pick::set_id,
     ports::{CLAIMED, NO_PORT, PHASE_WALK, SEARCHING, Search, Tried, attempt, failed},
     reap,
@@ -145,10 +146,13 @@ fn holder(search: &mut Search) -> Occupant {
     // SAFETY: a map value; `reap::flow` acts only on the state word read here.
     let (address, port) = unsafe { ((*half).address, (*half).port) };
     search.outbound = peer_key(&search.inbound, address, port, HALF_INBOUND);
-    let Some(entry) = FLOWS.get_ptr(&search.outbound) else { return Occupant::Alive };
+    let Some(entry) = FLOWS.get_ptr_mut(&search.outbound) else { return Occupant::Alive };
     search.first = word(entry);
     // SAFETY: as above.
     let grant = unsafe { (*entry).grant };
+    if search.outbound.zone[0] != ZONE_FLOW {
+        return mapping(search, entry, half);
+    }
     let timer = timers::class_of(grant % CLASSES, (search.first >> 32) as u32 & state::MASK);
     let Some(control) = CONTROL.get_ptr(0) else { return Occupant::Alive };
     // SAFETY: array element.
@@ -165,11 +169,36 @@ fn holder(search: &mut Search) -> Occupant {
     Occupant::Alive
 }
 
+/// [`occupant`] of a port of mappings.
+#[inline(always)]
+fn mapping(search: &mut Search, entry: *mut FlowEntry, half: *const FlowEntry) -> Occupant {
+    let Some(control) = CONTROL.get_ptr(0) else { return Occupant::Alive };
+    // SAFETY: array element; a map value.
+    let (control, rule) = unsafe { (&*control, u32::from((*entry).rule)) };
+    search.judged = mapping::over(&search.outbound, entry, control, search.now, timers::GRACE);
+    if search.judged != mapping::ALIVE {
+        return Occupant::Expired;
+    }
+    let Some(rule) = RULES.get_ptr(banked(control.bank & 1, rule % MAX_RULES)) else {
+        return Occupant::Alive;
+    };
+    // SAFETY: array element.
+    let end = mapping::end_of(entry, half, unsafe { &*rule }).wrapping_add(timers::GRACE + 1);
+    if before(end, search.due) {
+        search.due = end;
+    }
+    Occupant::Alive
+}
+
 /// Removes the flow that `occupant` found.
 #[inline(always)]
 fn evict(search: &Search) -> bool {
     let Some(entry) = FLOWS.get_ptr_mut(&search.outbound) else { return true };
-    let removed = reap::flow(&search.outbound, entry, search.first);
+    let removed = if search.outbound.zone[0] == ZONE_FLOW {
+        reap::flow(&search.outbound, entry, search.first)
+    } else {
+        mapping::remove(&search.outbound, entry, search.first, search.judged)
+    };
     if removed && let Some(table) = TABLE.get_ptr_mut(0) {
         // SAFETY: array element.
         unsafe { atomic::add(&raw mut (*table).taken_over, 1) };

@@ -99,6 +99,9 @@ impl Ledger {
         for towards in lab.maps.towards.iter() {
             rows.total("towards", towards?.1.flows);
         }
+        for peer in lab.maps.peers.iter() {
+            rows.total("peers", peer?.1.sessions);
+        }
         rows.add("entries", lab.maps.flows.keys().count() as u64);
         Ok(Self(rows.0))
     }

@@ -7,8 +7,8 @@ use nat_common::abi::counters::Reason;
 use nat_tests::{
     case::run_all,
     cases::{
-        self, deny, errors, forward, icmp_queries, instance, mss, policy, precedence, protocols, refusal, rests,
-        tcp, timers, translate, vlan,
+        self, deny, errors, forward, hairpin, icmp_queries, instance, mapping, mss, policy, precedence,
+        protocols, refusal, rests, tcp, timers, translate, vlan,
     },
 };
 
@@ -70,6 +70,16 @@ fn deny() {
 #[test]
 fn instance() {
     run_all(&instance::cases());
+}
+
+#[test]
+fn mapping() {
+    run_all(&mapping::cases());
+}
+
+#[test]
+fn hairpin() {
+    run_all(&hairpin::cases());
 }
 
 #[test]

@@ -107,6 +107,9 @@ pub const FEATURE_INSTANCE: u32 = 1 << 1;
 /// [`Control::features`]: an outbound rule wins over an instance IP.
 pub const FEATURE_RULE_FIRST: u32 = 1 << 2;
 
+/// [`Control::features`]: a rule has endpoint-independent mapping.
+pub const FEATURE_MAPPING: u32 = 1 << 3;
+
 /// Ticks without a heartbeat after which the daemon counts as dead (about 3 s).
 pub const HEARTBEAT_TICKS: Tick = 6;
 

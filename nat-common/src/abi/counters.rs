@@ -105,6 +105,8 @@ reasons! {
     DestinationLimit = 47, "destination_limit", Dropped, "the backend has as many flows to this destination as its rule allows (`[[outbound_rule.destination]]`)";
     PortCap = 48, "port_cap", Dropped, "the backend has as many flows to this destination as its rule allows (`max_ports`)";
     SearchCut = 49, "search_cut", Dropped, "the search for a free port was cut short; what it learnt is kept, and the next packet goes on from there";
+    Hairpinned = 50, "hairpinned", Translated, "from a backend to the SNAT port of a mapping: translated twice, and sent to the mapping's backend";
+    HairpinUnresolved = 51, "hairpin_unresolved", Dropped, "from a backend to the SNAT port of a mapping, whose backend's MAC address is not known yet";
 }
 
 impl Reason {

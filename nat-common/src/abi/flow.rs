@@ -105,7 +105,8 @@ pub struct FlowEntry {
     /// `FLOW_*`: what is done beside translation, fixed when the flow is opened.
     pub flags: u8,
     /// [`FLOW_SEQUENCE`]: the TCP sequence number after the last one that the sender of this half has used (its SND.NXT,
-    /// RFC 9293 §3.3.1, as seen here), host byte order.
+    /// RFC 9293 §3.3.1, as seen here), host byte order. [`FLOW_MAPPING`], outbound half: its sessions, [`MAPPING_GONE`];
+    /// inbound half: the tick until which any of them may live.
     pub sequence: u32,
     /// Packets translated by this half.
     pub packets: u64,
@@ -144,6 +145,13 @@ pub const FLOW_CLAMP: u8 = 1 << 2;
 /// [`FlowEntry::flags`]: packets that may be fragmented get a new IP identification.
 pub const FLOW_IDENTIFY: u8 = 1 << 3;
 
+/// [`FlowEntry::flags`]: the flow is counted in `PEERS`.
+pub const FLOW_PEER: u8 = 1 << 6;
+/// [`FlowEntry::flags`]: this is a mapping itself.
+pub const FLOW_MAPPING: u8 = 1 << 7;
+/// [`FlowEntry::sequence`] of a mapping's outbound half: the mapping is being removed.
+pub const MAPPING_GONE: u32 = 1 << 31;
+
 /// [`FlowKey::zone`]: flows.
 pub const ZONE_FLOW: u8 = 0;
 /// [`FlowKey::zone`]: endpoint-independent mappings, kept as flows to the destination 0.0.0.0:0.
@@ -165,6 +173,27 @@ pub const fn inbound_key(outbound: &FlowKey, address: [u8; 4], port: [u8; 2]) ->
         protocol: outbound.protocol,
         zone: outbound.zone,
     }
+}
+
+/// Key of the mapping (its outbound half) that an inner end has.
+#[inline(always)]
+#[must_use]
+pub const fn mapping_key(address: [u8; 4], port: [u8; 2], protocol: u8) -> FlowKey {
+    FlowKey {
+        source: address,
+        destination: [0; 4],
+        source_port: port,
+        destination_port: [0; 2],
+        protocol,
+        zone: [ZONE_MAPPING, 0, 0],
+    }
+}
+
+/// Key of the mapping (its inbound half) that a SNAT port belongs to.
+#[inline(always)]
+#[must_use]
+pub const fn mapped_port_key(address: [u8; 4], port: [u8; 2], protocol: u8) -> FlowKey {
+    inbound_key(&mapping_key([0; 4], [0; 2], protocol), address, port)
 }
 
 /// Key of the other half: where `entry` under `key` points to.
@@ -204,6 +233,17 @@ mod tests {
         let inbound = peer_key(&OUT, address, port, HALF_OUTBOUND | HALF_BURST);
         assert_eq!(inbound.destination, address);
         assert_eq!(peer_key(&inbound, OUT.source, OUT.source_port, HALF_INBOUND), OUT);
+    }
+
+    #[test]
+    fn a_mapping_s_halves_point_to_each_other() {
+        let (address, port) = ([203, 0, 113, 10], [4, 1]);
+        let key = mapping_key(OUT.source, OUT.source_port, OUT.protocol);
+        assert_eq!(
+            peer_key(&key, address, port, HALF_OUTBOUND),
+            mapped_port_key(address, port, OUT.protocol)
+        );
+        assert_ne!(key.fold(), FlowKey { zone: [0; 3], ..key }.fold());
     }
 
     #[test]

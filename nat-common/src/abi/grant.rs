@@ -255,6 +255,45 @@ layout!(Towards, 16);
 /// [`Towards::flows`]: being removed.
 pub const TOWARDS_GONE: u64 = 1 << 63;
 
+/// Key of `PEERS`: an inner end, and an address outside.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct PeerKey {
+    /// [`grant_slot`] of the backend.
+    pub grant: u32,
+    /// Address outside, network byte order.
+    pub remote: [u8; 4],
+    /// The backend's port, network byte order.
+    pub port: [u8; 2],
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+layout!(PeerKey, 12);
+
+impl PeerKey {
+    /// The key as one number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn tag(&self) -> u64 {
+        let [a, b] = self.port;
+        let high = u32::from_ne_bytes(self.remote).rotate_left(13) ^ u32::from_ne_bytes([a, b, 0, 1]);
+        self.grant as u64 | (high as u64) << 32
+    }
+}
+
+/// Sessions of an inner end with an address outside: what address-dependent filtering asks for (RFC 4787 §5).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Peer {
+    /// Sessions in the table; [`TOWARDS_GONE`] while the element is being removed.
+    pub sessions: u64,
+    /// [`PeerKey::tag`], to recognise a recycled element.
+    pub tag: u64,
+    /// Tick until which any of them may live.
+    pub until: u64,
+}
+layout!(Peer, 24);
+
 /// IP protocols without a class of their own that a rule can name, as bits of [`Rule::protocols`].
 pub mod protocol {
     /// SCTP (132), its port kept: its checksum (RFC 9260 §6.8) covers ports, not addresses.
@@ -330,13 +369,14 @@ pub const RULE_RESET_CHECK: u32 = 1 << 4;
 pub const RULE_UDP_BOTH: u32 = 1 << 5;
 /// [`Rule::flags`]: only packets from inside prolong a UDP flow.
 pub const RULE_UDP_OUTBOUND: u32 = 1 << 6;
-/// [`Rule::flags`]: endpoint-independent mapping (RFC 4787 REQ-1).
+/// [`Rule::flags`]: endpoint-independent mapping (RFC 4787 REQ-1). Nothing from outside opens a flow unless one of the
+/// two below is set, too.
 pub const RULE_MAPPED: u32 = 1 << 7;
 /// [`Rule::flags`]: address-dependent filtering (RFC 4787 §5).
 pub const RULE_FILTER_ADDRESS: u32 = 1 << 8;
 /// [`Rule::flags`]: endpoint-independent filtering: from anywhere.
 pub const RULE_FILTER_NONE: u32 = 1 << 9;
-/// [`Rule::flags`]: an even port stays even if it can (RFC 4787 REQ-4).
+/// [`Rule::flags`]: a mapping's port is even if the inner one is, if it can be (RFC 4787 REQ-4).
 pub const RULE_PARITY: u32 = 1 << 10;
 /// [`Rule::flags`]: a port below 1024 stays below 1024 if it can (RFC 4787 REQ-3 (a)).
 pub const RULE_RANGE: u32 = 1 << 11;

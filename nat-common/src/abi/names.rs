@@ -45,6 +45,8 @@ pub const GRANT_STATE: &str = "GRANT_STATE";
 pub const QUOTA: &str = "QUOTA";
 /// [`super::grant::TowardsKey`] → [`super::grant::Towards`].
 pub const TOWARDS: &str = "TOWARDS";
+/// [`super::grant::PeerKey`] → [`super::grant::Peer`].
+pub const PEERS: &str = "PEERS";
 /// Backend slot → [`super::grant::BackendState`].
 pub const BACKEND_STATE: &str = "BACKEND_STATE";
 /// [`super::config::banked`] rule slot → [`super::grant::Rule`].
@@ -81,9 +83,9 @@ pub const RESETS: &str = "RESETS";
 /// 0 → [`super::event::ResetCounts`].
 pub const RESET_COUNTS: &str = "RESET_COUNTS";
 
-/// Maps that are pinned: all except per-CPU scratch ([`ICMP_BUDGET`], `SEARCH`, `ICMP_WORK`) and the log buffer of
+/// Maps that are pinned: all except per-CPU scratch ([`ICMP_BUDGET`], `SEARCH`, `ICMP_WORK`, `TURN`) and the log buffer of
 /// aya-log.
-pub const PINNED_MAPS: [&str; 33] = [
+pub const PINNED_MAPS: [&str; 34] = [
     FLOWS,
     RECORDS,
     ROOTS,
@@ -101,6 +103,7 @@ pub const PINNED_MAPS: [&str; 33] = [
     GRANT_STATE,
     QUOTA,
     TOWARDS,
+    PEERS,
     BACKEND_STATE,
     RULES,
     FRONTENDS,

@@ -82,7 +82,7 @@ pub fn sized(map: &str, room: Room) -> Option<u32> {
         names::FLOWS => Some(flows.saturating_mul(2)),
         names::RECORDS => Some((flows / 64).max(4096)),
         names::ROOTS => Some((flows / 256).max(1024)),
-        names::TOWARDS => Some(flows),
+        names::TOWARDS | names::PEERS => Some(flows),
         names::BACKENDS | names::BACKEND_INFO => Some(backends.saturating_mul(BANKS)),
         names::GRANTS => Some(backends.saturating_mul(BANKS * CLASSES)),
         names::GRANT_STATE => Some(backends.saturating_mul(CLASSES)),

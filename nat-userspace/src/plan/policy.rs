@@ -10,12 +10,14 @@ use std::{
 use ipnet::Ipv4Net;
 use nat_common::abi::config::{name_of, padded};
 use nat_common::abi::{
-    config::{CLASS_TCP, CLASS_UDP, CLASSES, FEATURE_INSTANCE, FEATURE_POLICY, FEATURE_RULE_FIRST},
+    config::{
+        CLASS_TCP, CLASS_UDP, CLASSES, FEATURE_INSTANCE, FEATURE_MAPPING, FEATURE_POLICY, FEATURE_RULE_FIRST,
+    },
     policy::{MAX_INSTANCES, MAX_POLICIES, MAX_POLICY_PREFIXES, PolicyInfo, PolicyMasks},
 };
 
 use super::{PlanError, model::PortPlan, slots::Table};
-use crate::config::{Action, Gateway, Policy, PolicyDirection, Precedence};
+use crate::config::{Action, Gateway, Mapping, Policy, PolicyDirection, Precedence};
 
 /// A policy with a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +112,7 @@ pub(super) fn fill(gateway: &Gateway, previous: &PortPlan, plan: &mut PortPlan) 
         (FEATURE_POLICY, !policies.is_empty()),
         (FEATURE_INSTANCE, !plan.policy.instances.is_empty()),
         (FEATURE_RULE_FIRST, gateway.precedence == Precedence::RuleFirst),
+        (FEATURE_MAPPING, gateway.rules.iter().any(|rule| rule.options.mapping != Mapping::ByDestination)),
     ]
     .into_iter()
     .filter(|(_, on)| *on)

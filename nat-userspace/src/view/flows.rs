@@ -7,7 +7,7 @@ use nat_common::{
     Tick,
     abi::{
         config::CLASSES,
-        flow::{FlowEntry, FlowKey, HALF_INSTANCE, HALF_OUTBOUND, inbound_key},
+        flow::{FlowEntry, FlowKey, HALF_INSTANCE, HALF_OUTBOUND, ZONE_MAPPING, inbound_key},
     },
     net::{
         state,
@@ -201,6 +201,8 @@ impl<'a> Join<'a> {
             // Equal nonces: the inbound half was made for this flow, not for an earlier one on the same tuple.
             let same_flow = |inbound: &Inbound| (inbound.state ^ entry.state) & !state::MASK == 0;
             match self.inbound.remove(&peer).filter(same_flow) {
+                // A mapping is no connection: its port is that of its sessions.
+                Some(_) if key.zone[0] == ZONE_MAPPING => {}
                 Some(inbound) => {
                     let flow = flow_of(self.instance, &key, &entry, &inbound.entry);
                     if self.filter.admits_state(flow.state) {

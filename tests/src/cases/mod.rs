@@ -6,8 +6,10 @@ use crate::case::Case;
 pub mod deny;
 pub mod errors;
 pub mod forward;
+pub mod hairpin;
 pub mod icmp_queries;
 pub mod instance;
+pub mod mapping;
 pub mod mss;
 pub mod policy;
 pub mod precedence;
@@ -35,6 +37,8 @@ pub fn all() -> Vec<Case> {
         vlan::cases(),
         deny::cases(),
         instance::cases(),
+        mapping::cases(),
+        hairpin::cases(),
         precedence::cases(),
         refusal::cases(),
         tcp::cases(),

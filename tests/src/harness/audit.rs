@@ -8,10 +8,11 @@ use nat_common::{
     abi::{
         config::CLASSES,
         flow::{
-            DESTINATION_ASIDE, FlowEntry, FlowKey, HALF_BURST, HALF_CAPPED, HALF_INBOUND, HALF_INSTANCE,
-            HALF_LIMITED, HALF_OUTBOUND, HALF_RESERVED,
+            DESTINATION_ASIDE, FLOW_MAPPED, FLOW_MAPPING, FLOW_PEER, FlowEntry, FlowKey, HALF_BURST,
+            HALF_CAPPED, HALF_INBOUND, HALF_INSTANCE, HALF_LIMITED, HALF_OUTBOUND, HALF_RESERVED,
+            ZONE_MAPPING,
         },
-        grant::{grant_slot, quota_index},
+        grant::{PeerKey, grant_slot, quota_index},
     },
     net::state,
 };
@@ -38,10 +39,15 @@ impl Lab {
         let mut burst = 0;
         let mut limited: HashMap<u32, (u64, u64)> = HashMap::new();
         let mut capped = 0;
+        let mut mappings = 0;
         for (key, entry) in &flows {
             self.half(&flows, key, entry).with_context(|| format!("{key:?}\n  {entry:?}"))?;
             if entry.half & HALF_OUTBOUND != 0 {
-                *by_grant.entry(entry.grant).or_default() += 1;
+                if key.zone[0] == ZONE_MAPPING {
+                    mappings += 1;
+                } else {
+                    *by_grant.entry(entry.grant).or_default() += 1;
+                }
                 let quota = limited.entry(entry.grant / CLASSES).or_default();
                 let handshake = entry.grant % CLASSES == 0
                     && entry.state & (state::ESTABLISHED | state::FIN_OUT | state::FIN_IN | state::RST) == 0;
@@ -84,11 +90,58 @@ impl Lab {
         let towards = self.maps.towards.iter().map(|item| Ok(item?.1.flows)).sum::<Result<u64>>()?;
         ensure!(towards == capped, "{towards} flows counted towards destinations, {capped} in the table");
         let table = self.maps.table.get(&0, 0)?;
-        let there = by_grant.values().sum::<u64>();
+        self.sessions(&flows)?;
+        let there = by_grant.values().sum::<u64>() + mappings;
         ensure!(table.flows == there, "{} flows counted, {there} in the table", table.flows);
         ensure!(table.burst == burst, "{} of the common budget counted, {burst} in the table", table.burst);
         ensure!(flows.len() as u64 == 2 * there, "{} entries for {there} flows", flows.len());
         Ok(flows.len() / 2)
+    }
+
+    /// Every mapping's sessions are counted, and so is whom they are with; a session is on its mapping's port.
+    fn sessions(&self, flows: &HashMap<FlowKey, FlowEntry>) -> Result<()> {
+        let mut peers: HashMap<PeerKey, u64> = HashMap::new();
+        let mut sessions: HashMap<FlowKey, u64> = HashMap::new();
+        let outbound = || flows.iter().filter(|(_, entry)| entry.half & HALF_OUTBOUND != 0);
+        for (key, entry) in outbound().filter(|(_, entry)| entry.flags & FLOW_MAPPED != 0) {
+            if entry.flags & FLOW_PEER != 0 {
+                let (grant, remote, port) = (entry.grant, key.destination, key.source_port);
+                *peers.entry(PeerKey { grant, remote, port, reserved: [0; 2] }).or_default() += 1;
+            }
+            let mapping =
+                FlowKey { destination: [0; 4], destination_port: [0; 2], zone: [ZONE_MAPPING, 0, 0], ..*key };
+            // One that has outlived its mapping is over, and no session of the next.
+            let Some(owner) = flows.get(&mapping).filter(|owner| owner.created <= entry.created) else {
+                ensure!(
+                    self.now.wrapping_sub(entry.touched) > self.world.timeouts[5].min(self.world.timeouts[0]),
+                    "{key:?} is alive, but has no mapping"
+                );
+                continue;
+            };
+            ensure!(
+                (owner.address, owner.port) == (entry.address, entry.port),
+                "{key:?} is on {:?}, its mapping on {:?}",
+                (entry.address, entry.port),
+                (owner.address, owner.port)
+            );
+            *sessions.entry(mapping).or_default() += 1;
+        }
+        for (key, entry) in outbound().filter(|(key, _)| key.zone[0] == ZONE_MAPPING) {
+            let there = sessions.get(key).copied().unwrap_or(0);
+            ensure!(
+                (entry.flags, u64::from(entry.sequence)) == (FLOW_MAPPING, there),
+                "{key:?} counts {:#x} sessions, {there} are in the table",
+                entry.sequence
+            );
+        }
+        let counted: HashMap<PeerKey, u64> = self
+            .maps
+            .peers
+            .iter()
+            .map(|item| item.map(|(key, peer)| (key, peer.sessions)))
+            .collect::<Result<_, _>>()?;
+        ensure!(counted == peers, "whom sessions are with: counted {counted:?}, in the table {peers:?}");
+        Ok(())
     }
 
     fn half(&self, flows: &HashMap<FlowKey, FlowEntry>, key: &FlowKey, entry: &FlowEntry) -> Result<()> {

@@ -335,7 +335,8 @@ fn load(world: &World, index: u32, lower: &str, pins: &Path, object: &[u8]) -> R
         .override_global(names::CONST_DELAY, &world.delay, true)
         .map_max_entries(names::FLOWS, flows)
         .map_max_entries(names::RECORDS, 8192)
-        .map_max_entries(names::TOWARDS, world.max_flows);
+        .map_max_entries(names::TOWARDS, world.max_flows)
+        .map_max_entries(names::PEERS, world.max_flows);
     for name in names::PINNED_MAPS {
         loader.map_pin_path(name, pins.join(name));
     }

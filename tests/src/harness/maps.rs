@@ -13,8 +13,8 @@ use nat_common::abi::{
     counters::Counters,
     flow::{FlowEntry, FlowKey},
     grant::{
-        BackendInfo, BackendKey, BackendRef, BackendState, Grant, GrantState, PortSet, Quota, Rule, Towards,
-        TowardsKey,
+        BackendInfo, BackendKey, BackendRef, BackendState, Grant, GrantState, Peer, PeerKey, PortSet, Quota,
+        Rule, Towards, TowardsKey,
     },
     names,
     policy::{Instance, InstanceKey, PolicyMasks, PolicyPrefix, PolicyState},
@@ -40,6 +40,7 @@ pub struct Maps {
     pub sets: Array<MapData, PortSet>,
     pub quota: Array<MapData, Quota>,
     pub towards: HashMap<MapData, TowardsKey, Towards>,
+    pub peers: HashMap<MapData, PeerKey, Peer>,
     pub policy_prefixes: LpmTrie<MapData, PolicyPrefix, u64>,
     pub policy_ports: Array<MapData, u64>,
     pub policy_masks: Array<MapData, PolicyMasks>,
@@ -83,6 +84,7 @@ impl Maps {
             sets: array(map(names::SETS)?, names::SETS)?,
             quota: array(map(names::QUOTA)?, names::QUOTA)?,
             towards: hash(map(names::TOWARDS)?, names::TOWARDS)?,
+            peers: hash(map(names::PEERS)?, names::PEERS)?,
             policy_prefixes: map(names::POLICY_PREFIXES)?.try_into().context(names::POLICY_PREFIXES)?,
             policy_ports: array(map(names::POLICY_PORTS)?, names::POLICY_PORTS)?,
             policy_masks: array(map(names::POLICY_MASKS)?, names::POLICY_MASKS)?,
@@ -135,6 +137,7 @@ impl Maps {
         empty(&mut self.records)?;
         empty(&mut self.roots)?;
         empty(&mut self.towards)?;
+        empty(&mut self.peers)?;
         for index in 0..self.grant_state.len().min(256) {
             self.grant_state.set(index, GrantState::default(), 0)?;
         }

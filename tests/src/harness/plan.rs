@@ -8,13 +8,14 @@ use bytemuck::Zeroable as _;
 use nat_common::abi::{
     ABI_VERSION,
     config::{
-        CLAIMED_BYTES, CLASS_OTHER, CLASS_UDP, Control, FEATURE_INSTANCE, FEATURE_POLICY, FEATURE_RULE_FIRST, FRONTEND_LOCAL,
-        Frontend, FrontendKey, META_MAGIC, MIN_BACKENDS, Meta, PortConfig, PortTag, VlanTag, banked, padded,
+        CLAIMED_BYTES, CLASS_OTHER, CLASS_UDP, Control, FEATURE_INSTANCE, FEATURE_MAPPING, FEATURE_POLICY,
+        FEATURE_RULE_FIRST, FRONTEND_LOCAL, Frontend, FrontendKey, META_MAGIC, MIN_BACKENDS, Meta,
+        PortConfig, PortTag, VlanTag, banked, padded,
     },
     flow::FLOW_CLAMP,
     grant::{
-        BackendInfo, BackendKey, BackendRef, Grant, PortSet, RULE_FLOW_SHIFT, RULE_LIMITED, Rule, SET_ORDERED, Segment,
-        grant_slot,
+        BackendInfo, BackendKey, BackendRef, Grant, PortSet, RULE_FLOW_SHIFT, RULE_LIMITED, RULE_MAPPED,
+        Rule, SET_ORDERED, Segment, grant_slot,
     },
     policy::{Instance, InstanceKey, PREFIX_BANK_BITS, PolicyMasks, PolicyPrefix, policy_port_index},
 };
@@ -87,7 +88,8 @@ pub(super) fn fill(world: &World, namespace: &Namespace, maps: &mut Maps, now: u
 pub(super) fn control(world: &World, control: &mut Control) {
     control.features = if world.policies.is_empty() { 0 } else { FEATURE_POLICY }
         | if world.instances.is_empty() { 0 } else { FEATURE_INSTANCE }
-        | if world.rule_first { FEATURE_RULE_FIRST } else { 0 };
+        | if world.rule_first { FEATURE_RULE_FIRST } else { 0 }
+        | if world.rule_flags & RULE_MAPPED == 0 { 0 } else { FEATURE_MAPPING };
     let by_port = world.udp_ports.iter().map(|timer| timer.timeout);
     let timers = world.timeouts.iter().copied().chain(by_port);
     control.shortest = timers.filter(|ticks| *ticks != 0).min().unwrap_or(1);

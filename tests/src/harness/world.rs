@@ -5,7 +5,7 @@ use nat_common::{
     Tick,
     abi::{
         config::{ROLE_INSIDE, ROLE_OUTSIDE},
-        grant::{Limits, MAX_PORT_TIMERS, PortTimer},
+        grant::{Limits, MAX_PORT_TIMERS, PortTimer, RULE_MAPPED},
     },
     net::timers::{self, TIMER_CLASSES},
 };
@@ -290,6 +290,13 @@ impl World {
     #[must_use]
     pub fn policies(mut self, policies: &[Policy]) -> Self {
         self.policies = policies.to_vec();
+        self
+    }
+
+    /// Endpoint-independent mapping, with these `RULE_*` beside it.
+    #[must_use]
+    pub fn mapped(mut self, flags: u32) -> Self {
+        self.rule_flags |= RULE_MAPPED | flags;
         self
     }
 
