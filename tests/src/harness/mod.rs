@@ -4,7 +4,7 @@
 mod audit;
 pub mod drive;
 pub mod lab;
-pub mod maps;
+mod maps;
 pub mod pass;
 mod plan;
 mod together;

@@ -125,6 +125,20 @@ fn serve(mut stream: TcpStream, stop: &AtomicBool) {
 ///
 /// When it is refused or nobody answers within [`PATIENCE`].
 pub fn connect(namespace: &Namespace, from: &str, to: &str, port: u16) -> Result<TcpStream> {
+    connect_from(namespace, (from, 0), to, port)
+}
+
+/// As [`connect`], from a given port, too, on which others may listen later.
+///
+/// # Errors
+///
+/// As [`connect`].
+pub fn connect_from(
+    namespace: &Namespace,
+    (from, own): (&str, u16),
+    to: &str,
+    port: u16,
+) -> Result<TcpStream> {
     let (from, to): (Ipv4Addr, Ipv4Addr) = (from.parse()?, to.parse()?);
     namespace.run(|| {
         // SAFETY: no memory is involved.
@@ -132,7 +146,18 @@ pub fn connect(namespace: &Namespace, from: &str, to: &str, port: u16) -> Result
         ensure!(fd >= 0, "socket: {}", std::io::Error::last_os_error());
         // SAFETY: the kernel has just given us this descriptor.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        let local = address(SocketAddrV4::new(from, 0));
+        let yes: libc::c_int = 1;
+        // SAFETY: the value has the length that is passed.
+        unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_REUSEADDR,
+                (&raw const yes).cast(),
+                libc::socklen_t::try_from(size_of_val(&yes))?,
+            )
+        };
+        let local = address(SocketAddrV4::new(from, own));
         let length = libc::socklen_t::try_from(size_of_val(&local))?;
         // SAFETY: the address has the length that is passed.
         let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const local).cast(), length) };

@@ -31,6 +31,13 @@ const PACKAGES: [Package; 5] = [
     },
 ];
 
+/// What single tests call, which say SKIPPED where it is not there.
+const JUDGE: Package = Package {
+    name: "coturn",
+    program: "turnutils_natdiscovery",
+    reason: "judges mapping, filtering and hairpin by RFC 5780",
+};
+
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// Installs what is missing; says and does nothing where all is there.
@@ -56,6 +63,26 @@ pub(crate) fn offer_iptables() {
         apt::install(&["iptables"], "iptables is one of the gateways that natgw is compared with")
     {
         note(&format!("{error:#}"));
+    }
+}
+
+/// Installs what single tests can do without; failing is not fatal.
+pub(crate) fn offer_packages() {
+    let Package { name, program, reason } = JUDGE;
+    if find_program(program).is_some() || apt::candidate(name).is_none() {
+        return;
+    }
+    step("installing a package for tests");
+    // Only its programs are wanted, not its server.
+    let masked = Root::detect()
+        .command("systemctl", &[])
+        .is_some_and(|mut mask| exec_shown(mask.args(["mask", "coturn.service"])).is_ok());
+    if !masked && Path::new("/run/systemd/system").exists() {
+        note(&format!("left out {name}: its server would be started"));
+        return;
+    }
+    if let Err(error) = apt::install(&[name], reason) {
+        note(&format!("{error:#}; the tests that need it will be skipped"));
     }
 }
 

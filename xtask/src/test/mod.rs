@@ -84,6 +84,9 @@ pub(crate) fn rungs(args: &Args) -> Result<Tally> {
     let root = Root::detect();
     if wants(Rung::Packet) || wants(Rung::Netns) {
         prepare(root, args.rung)?;
+        if wants(Rung::Netns) && root != Root::Unavailable {
+            system::offer_packages();
+        }
     }
     let mut tally = Tally::default();
     for round in 1..=args.repeat {
