@@ -22,7 +22,7 @@ use nat_common::{
     },
     net::{
         state,
-        timers::{self, TIMER_CLASSES, TimerClass, class_of},
+        timers::{self, GRACE, TIMER_CLASSES, TimerClass, class_of},
     },
 };
 
@@ -136,15 +136,9 @@ pub(crate) type Judged = u64;
 /// It is not over.
 pub(crate) const ALIVE: Judged = 0;
 
-/// Whether a mapping, `entry` under `key`, has been over for `grace` ticks.
+/// Whether a mapping, `entry` under `key`, is over; with `gone`, whether it has been for so long that it can be removed.
 #[inline(never)]
-pub(crate) fn over(
-    key: &FlowKey,
-    entry: *mut FlowEntry,
-    control: &Control,
-    now: Tick,
-    grace: Tick,
-) -> Judged {
+pub(crate) fn over(key: &FlowKey, entry: *mut FlowEntry, control: &Control, now: Tick, gone: bool) -> Judged {
     // SAFETY: map values; what is acted on is the word judged here.
     unsafe {
         let seen = atomic::load(tally(entry));
@@ -156,25 +150,32 @@ pub(crate) fn over(
         if !is_mapping(seen) {
             return ALIVE;
         }
-        if timers::expired(now, (*other).sequence, grace) {
+        let class = (*entry).grant % CLASSES;
+        let rest = if gone { longest_rest(&*rule, class) } else { 0 };
+        if timers::expired(now, (*other).sequence, rest) {
             return seen;
         }
-        let timer = class_of((*entry).grant % CLASSES, 0);
+        let grace = if gone { GRACE } else { 0 };
+        let timer = class_of(class, 0);
         let timeout = (*rule).timeouts[timer as usize & (TIMER_CLASSES - 1)] + grace;
         let idle = |touched| touched == 0 || timers::expired(now, touched, timeout);
         if seen >> 32 == 0 && idle((*entry).touched) && idle((*other).touched) { seen } else { ALIVE }
     }
 }
 
-/// When a mapping without further packets is over, by the times in its halves.
+/// When a mapping without further packets can be removed, by the times in its halves.
 #[inline(always)]
 pub(crate) fn end_of(entry: *const FlowEntry, other: *const FlowEntry, rule: &Rule) -> Tick {
     // SAFETY: map values; of recycled ones the answer is off for one walk.
     unsafe {
-        let timer = class_of((*entry).grant % CLASSES, 0);
-        let timeout = rule.timeouts[timer as usize & (TIMER_CLASSES - 1)];
+        let class = (*entry).grant % CLASSES;
+        let timeout = rule.timeouts[class_of(class, 0) as usize & (TIMER_CLASSES - 1)];
         let last = if (*other).touched == 0 { (*entry).touched } else { (*other).touched };
-        if (*entry).sequence == 0 { last.wrapping_add(timeout) } else { (*other).sequence }
+        if (*entry).sequence == 0 {
+            last.wrapping_add(timeout + GRACE + 1)
+        } else {
+            (*other).sequence.wrapping_add(longest_rest(rule, class) + 1)
+        }
     }
 }
 
@@ -195,28 +196,46 @@ pub(crate) fn remove_idle(key: &FlowKey, entry: *mut FlowEntry, first: u64) -> b
     is_mapping(seen) && seen >> 32 == 0 && remove(key, entry, first, seen)
 }
 
-/// Ticks for which a session that has a packet now may stay in the table at most.
+/// The timers of a class: first and last.
 #[inline(always)]
-pub(crate) fn longest(rule: &Rule, class: u32) -> Tick {
+const fn timers_of(class: u32) -> (usize, usize) {
     use TimerClass::{Icmp, TcpReset, Udp};
-    let (first, last) = match class {
+    match class {
         CLASS_TCP => (0, TcpReset as usize),
         CLASS_UDP => (Udp as usize, Udp as usize),
         _ => (Icmp as usize, Icmp as usize),
-    };
-    let (mut timeout, mut rest) = (0, 0);
+    }
+}
+
+/// Ticks for which a session that has a packet now may live at most.
+#[inline(always)]
+pub(crate) fn longest(rule: &Rule, class: u32) -> Tick {
+    let (first, last) = timers_of(class);
+    let mut longest = 0;
     for timer in 0..TIMER_CLASSES {
         if timer >= first && timer <= last {
-            timeout = later(timeout, rule.timeouts[timer]);
-            rest = later(rest, timers::rest(rule.rests[timer]));
+            longest = later(longest, rule.timeouts[timer]);
         }
     }
     if class == CLASS_UDP {
         for port in &rule.udp_ports {
-            timeout = later(timeout, port.timeout);
+            longest = later(longest, port.timeout);
         }
     }
-    timeout + rest
+    longest
+}
+
+/// Ticks for which a session may rest at most.
+#[inline(always)]
+fn longest_rest(rule: &Rule, class: u32) -> Tick {
+    let (first, last) = timers_of(class);
+    let mut longest = 0;
+    for timer in 0..TIMER_CLASSES {
+        if timer >= first && timer <= last {
+            longest = later(longest, timers::rest(rule.rests[timer]));
+        }
+    }
+    longest
 }
 
 #[inline(always)]
@@ -307,7 +326,7 @@ pub(crate) fn target(packet: &FlowKey, control: &Control, now: Tick, target: &mu
     }
     let mapping = mapping_key(target.address, target.port, packet.protocol);
     match FLOWS.get_ptr_mut(&mapping) {
-        Some(entry) => same(entry, &mapping) && over(&mapping, entry, control, now, 0) == ALIVE,
+        Some(entry) => same(entry, &mapping) && over(&mapping, entry, control, now, false) == ALIVE,
         None => false,
     }
 }

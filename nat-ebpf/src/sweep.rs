@@ -97,10 +97,10 @@ unsafe extern "C" fn visit(
 /// Looks at a mapping: no connection, so it is not counted among those that live.
 #[inline(always)]
 fn of_mapping(key: &FlowKey, entry: *mut FlowEntry, first: u64, args: &mut SweepArgs, control: &Control) {
-    if mapping::over(key, entry, control, args.now, 0) == mapping::ALIVE {
+    if mapping::over(key, entry, control, args.now, false) == mapping::ALIVE {
         return;
     }
-    let judged = mapping::over(key, entry, control, args.now, timers::GRACE);
+    let judged = mapping::over(key, entry, control, args.now, true);
     if judged == mapping::ALIVE || args.reclaimed >= args.limit {
         args.pending += 1;
     } else if mapping::remove(key, entry, first, judged) {

@@ -175,7 +175,7 @@ fn mapping(search: &mut Search, entry: *mut FlowEntry, half: *const FlowEntry) -
     let Some(control) = CONTROL.get_ptr(0) else { return Occupant::Alive };
     // SAFETY: array element; a map value.
     let (control, rule) = unsafe { (&*control, u32::from((*entry).rule)) };
-    search.judged = mapping::over(&search.outbound, entry, control, search.now, timers::GRACE);
+    search.judged = mapping::over(&search.outbound, entry, control, search.now, true);
     if search.judged != mapping::ALIVE {
         return Occupant::Expired;
     }
@@ -183,7 +183,7 @@ fn mapping(search: &mut Search, entry: *mut FlowEntry, half: *const FlowEntry) -
         return Occupant::Alive;
     };
     // SAFETY: array element.
-    let end = mapping::end_of(entry, half, unsafe { &*rule }).wrapping_add(timers::GRACE + 1);
+    let end = mapping::end_of(entry, half, unsafe { &*rule });
     if before(end, search.due) {
         search.due = end;
     }

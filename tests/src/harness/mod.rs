@@ -4,7 +4,7 @@
 mod audit;
 pub mod drive;
 pub mod lab;
-mod maps;
+pub mod maps;
 pub mod pass;
 mod plan;
 mod together;
