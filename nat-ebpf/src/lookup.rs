@@ -98,9 +98,10 @@ pub(crate) fn flow(ctx: *mut xdp_md, parsed: &Parsed, arrival: &mut Arrival) -> 
     let reopens = tcp && state::reopens(state & state::MASK, parsed.flags) && may_open(entry, half);
     if touched != now || changes || reopens {
         // SAFETY: a map value, as above.
+        let sequence_kept = unsafe { (*entry).flags } & FLOW_SEQUENCE != 0;
         if changes
             && parsed.flags & tcp_flag::RST != 0
-            && unsafe { (*entry).flags } & FLOW_SEQUENCE != 0
+            && sequence_kept
             && sequence::natgw_believed(ctx, parsed) == 0
         {
             arrival.role |= DOUBTED;

@@ -61,7 +61,7 @@ impl Case {
     }
 
     /// The flow was reset.
-    fn is_over(self) -> Self {
+    fn then_over(self) -> Self {
         self.ticks(seconds(15) + 1).inside(out(ACK, OUT + 1, IN + 1)).drops(Reason::FlowExpired)
     }
 
@@ -120,31 +120,31 @@ fn believed() -> Vec<Case> {
     let open = |name| checked(name).numbered();
     let syn = |name| checked(name).goes(out(SYN, OUT, 0), P1).opens(0, "tcp");
     vec![
-        open("rst_with_the_next_number").comes(reply(RST, IN + 1, 0), CLIENT).is_over(),
-        open("rst_from_inside_with_the_next_number").goes(out(RST | ACK, OUT + 1, IN + 1), P1).is_over(),
+        open("rst_with_the_next_number").comes(reply(RST, IN + 1, 0), CLIENT).then_over(),
+        open("rst_from_inside_with_the_next_number").goes(out(RST | ACK, OUT + 1, IN + 1), P1).then_over(),
         open("rst_after_data_and_over_the_wrap")
             .comes(reply(PSH | ACK, IN + 1, OUT + 1).fill(1000), CLIENT)
             .comes(reply(RST | ACK, IN.wrapping_add(1001), OUT + 1), CLIENT)
-            .is_over(),
+            .then_over(),
         open("rst_that_answers_an_older_ack")
             .comes(reply(PSH | ACK, IN + 1, OUT + 1).fill(1000), CLIENT)
             .comes(reply(RST, IN + 1, 0), CLIENT)
-            .is_over(),
+            .then_over(),
         open("rst_after_fin_counts_the_fin")
             .goes(out(FIN | ACK, OUT + 1, IN + 1), P1)
             .goes(out(RST, OUT + 2, 0), P1)
-            .is_over(),
+            .then_over(),
         open("rst_after_a_keepalive_probe")
             .goes(out(ACK, OUT, IN + 1).fill(1), P1)
             .goes(out(ACK, OUT, IN + 1), P1)
             .goes(out(RST, OUT + 1, 0), P1)
-            .is_over(),
-        syn("a_refused_syn").comes(reply(RST | ACK, 0, OUT + 1), CLIENT).is_over(),
+            .then_over(),
+        syn("a_refused_syn").comes(reply(RST | ACK, 0, OUT + 1), CLIENT).then_over(),
         // More was lost on the way here than a window; the ACK shows that the segment is the connection's.
         open("a_gap_is_crossed_by_what_is_acknowledged")
             .comes(reply(ACK, IN.wrapping_add(3 * WINDOW), OUT + 1).fill(10), CLIENT)
             .comes(reply(RST, IN.wrapping_add(3 * WINDOW + 10), 0), CLIENT)
-            .is_over(),
+            .then_over(),
         open("a_new_connection_has_new_numbers")
             .comes(reply(RST, IN + 1, 0), CLIENT)
             .inside(out(SYN, 0x7000_0000, 0))
@@ -155,15 +155,15 @@ fn believed() -> Vec<Case> {
             .doubted_in(reply(RST, IN + 1, 0))
             .doubted_out(out(RST, OUT + 1, 0))
             .comes(reply(RST, 0x5000_0001, 0), CLIENT)
-            .is_over(),
+            .then_over(),
         Case::new("every_rst_is_believed_without_the_check", world(sequence))
             .numbered()
             .comes(reply(RST, IN.wrapping_add(12_345_678), 0), CLIENT)
-            .is_over(),
+            .then_over(),
         Case::new("every_rst_is_believed_without_numbers", world(RULE_RESET_CHECK))
             .numbered()
             .comes(reply(RST, IN.wrapping_add(12_345_678), 0), CLIENT)
-            .is_over(),
+            .then_over(),
     ]
 }
 
