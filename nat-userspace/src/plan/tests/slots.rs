@@ -117,6 +117,22 @@ fn other_protocols_have_the_sets_of_udp() {
         let [_, udp, _, other] = plan.grants[slot];
         assert!(if number < 3 { other == udp && !other.is_none() } else { other.is_none() }, "{number}");
     }
+    // Where the blocks of TCP and UDP are not the same, theirs is that of UDP.
+    let mut apart = self::gateway(&[("fe1", &FE[..1])]);
+    let half = |first| vec![crate::config::PortRange { first, last: first + 31_999 }];
+    for (name, protocol, backend, excluded) in
+        [("tcp", Protocol::Tcp, 1, 1024), ("udp", Protocol::Udp, 2, 33_024), ("all", Protocol::All, 3, 0)]
+    {
+        rule(&mut apart, name, [backend], &[0], protocol, 32_000);
+        if let (Some(rule), true) = (apart.rules.last_mut(), excluded > 0) {
+            rule.excluded = half(excluded);
+        }
+    }
+    apart.rules[2].options.protocols = nat_common::abi::grant::protocol::ESP;
+    let found = first(&apart);
+    let slot = found.backend_slot(backend_address(3)).expect("configured") as usize;
+    let [tcp, udp, _, other] = found.grants[slot];
+    assert!(tcp.own != udp.own && other == udp, "{:?}", found.grants[slot]);
     let without = {
         gateway.rules[0].options.protocols = 0;
         first(&gateway)
