@@ -8,8 +8,8 @@ use nat_common::{
     Tick,
     abi::{
         config::{
-            CLASS_OTHER, CLASS_TCP, CLASSES, Control, FEATURE_INSTANCE, FEATURE_POLICY, FEATURE_RULE_FIRST, NO_SLOT,
-            PortTag, ROLE_INSIDE, ROLE_OUTSIDE,
+            CLASS_OTHER, CLASS_TCP, CLASSES, Control, FEATURE_INSTANCE, FEATURE_POLICY, FEATURE_RULE_FIRST,
+            NO_SLOT, PortTag, ROLE_INSIDE, ROLE_OUTSIDE,
         },
         counters::Reason,
         grant::{BackendRef, grant_slot},

@@ -10,7 +10,7 @@ use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT},
     cty::c_void,
     helpers::generated::{
-        bpf_loop, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_load_bytes_relative, bpf_skb_pull_data,
+        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_loop, bpf_skb_load_bytes_relative, bpf_skb_pull_data,
         bpf_skb_store_bytes,
     },
 };

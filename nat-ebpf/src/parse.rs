@@ -205,10 +205,7 @@ fn ipv4(ctx: *mut xdp_md, frame: &Frame, parsed: &mut Parsed) -> Result<Ipv4Word
     let [version_and_length, _] = header.version_and_tos.to_ne_bytes();
     let length = usize::from(version_and_length & 0x0f) * 4;
     let total = usize::from(u16::from_be(header.total));
-    if version_and_length >> 4 != 4
-        || length < IPV4
-        || total < length
-    {
+    if version_and_length >> 4 != 4 || length < IPV4 || total < length {
         parsed.total = beyond(ctx, parsed) as u16;
         return Err(MALFORMED);
     }

@@ -4,7 +4,6 @@
 use std::{io, net::UdpSocket, os::fd::FromRawFd as _, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use nat_common::abi::grant::protocol;
 use nat_tests::{
     netns::{
         DB, FRONTEND, Network, SERVER, SERVER2, WEB, daemon,
@@ -18,12 +17,12 @@ use nat_tests::{
     skip,
 };
 
-const ALL: u32 = protocol::SCTP | protocol::UDP_LITE | protocol::DCCP | protocol::GRE | protocol::ESP;
+/// A rule that names every protocol.
+const ALL: &str = "other_protocols = [\"sctp\", \"udp-lite\", \"dccp\", \"gre\", \"esp\"]\n";
 
 /// A gateway whose rule names every protocol, and whose next hop is known.
 fn gateway(network: &Network) -> Result<Gateway<'_>> {
-    let gateway = Gateway::start(&network.gateway, &daemon::usual())?;
-    gateway.change_rule(|rule| rule.protocols = ALL)?;
+    let gateway = Gateway::start(&network.gateway, &(daemon::usual() + ALL))?;
     for backend in [WEB, DB] {
         Icmp::open(&network.inside, backend)?.ping(SERVER, 1, b"who is there")?;
     }
@@ -44,13 +43,14 @@ fn udp_lite(namespace: &Namespace, address: &str, port: u16) -> Result<Option<Ud
         let end = libc::sockaddr_in {
             sin_family: libc::sa_family_t::try_from(libc::AF_INET)?,
             sin_port: port.to_be(),
-            sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.parse::<std::net::Ipv4Addr>()?.octets()) },
+            sin_addr: libc::in_addr {
+                s_addr: u32::from_ne_bytes(address.parse::<std::net::Ipv4Addr>()?.octets()),
+            },
             sin_zero: [0; 8],
         };
         // SAFETY: the address has the length that is passed.
-        let bound = unsafe {
-            libc::bind(fd, (&raw const end).cast(), libc::socklen_t::try_from(size_of_val(&end))?)
-        };
+        let bound =
+            unsafe { libc::bind(fd, (&raw const end).cast(), libc::socklen_t::try_from(size_of_val(&end))?) };
         ensure!(bound == 0, "bind {address}:{port}: {}", io::Error::last_os_error());
         socket.set_read_timeout(Some(PATIENCE))?;
         Ok(Some(socket))
