@@ -99,8 +99,9 @@ pub(crate) fn most(key: &FlowKey, entry: *const FlowEntry, link: u16) -> u16 {
     let (address, port, half, rule) =
         unsafe { ((*entry).address, (*entry).port, (*entry).half, u32::from((*entry).rule)) };
     let Some(control) = CONTROL.get_ptr(0) else { return u16::MAX };
-    // SAFETY: array elements.
+    // SAFETY: array element.
     let bank = unsafe { (*control).bank } & 1;
+    // SAFETY: array element.
     let wanted =
         RULES.get_ptr(banked(bank, rule % MAX_RULES)).map_or(0, |rule| unsafe { (*rule).segment_size });
     if wanted != 0 {

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use nat_common::abi::{flow::FLOW_CLAMP, grant::RULE_FLOW_SHIFT};
 use nat_tests::netns::{
     Builder, FRONTEND, Network, SERVER, WEB, daemon,
     daemon::Gateway,
@@ -58,9 +57,9 @@ fn a_black_hole_is_avoided_by_mss_clamp() -> Result<()> {
     ensure!(hangs.is_err(), "no black hole to avoid");
     let before = gateway.verdicts("too_big")?;
     ensure!(before > 0, "nothing was too big");
-    gateway.change_rule(|rule| rule.flags |= u32::from(FLOW_CLAMP) << RULE_FLOW_SHIFT)?;
+    gateway.apply(&format!("{}mss_clamp = \"auto\"\n", daemon::usual()))?;
     exchange(&mut connect(&network.inside, WEB, SERVER, 80)?, MUCH)?;
-    gateway.change_rule(|rule| rule.segment_size = 1000)?;
+    gateway.apply(&format!("{}mss_clamp = 1000\n", daemon::usual()))?;
     exchange(&mut connect(&network.inside, WEB, SERVER, 80)?, MUCH)?;
     Ok(())
 }

@@ -4,7 +4,6 @@
 use std::{io, net::UdpSocket, os::fd::FromRawFd as _, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use nat_common::abi::grant::protocol;
 use nat_tests::{
     netns::{
         DB, FRONTEND, Network, SERVER, SERVER2, WEB, daemon,
@@ -18,12 +17,12 @@ use nat_tests::{
     skip,
 };
 
-const ALL: u32 = protocol::SCTP | protocol::UDP_LITE | protocol::DCCP | protocol::GRE | protocol::ESP;
+/// A rule that names every protocol.
+const ALL: &str = "other_protocols = [\"sctp\", \"udp-lite\", \"dccp\", \"gre\", \"esp\"]\n";
 
 /// A gateway whose rule names every protocol, and whose next hop is known.
 fn gateway(network: &Network) -> Result<Gateway<'_>> {
-    let gateway = Gateway::start(&network.gateway, &daemon::usual())?;
-    gateway.change_rule(|rule| rule.protocols = ALL)?;
+    let gateway = Gateway::start(&network.gateway, &(daemon::usual() + ALL))?;
     for backend in [WEB, DB] {
         Icmp::open(&network.inside, backend)?.ping(SERVER, 1, b"who is there")?;
     }

@@ -40,8 +40,7 @@ pub fn cases() -> Vec<Case> {
 
 fn covered() -> Vec<Case> {
     let mut there = Case::new("udp_lite_and_dccp", world());
-    let mut port = P1;
-    for number in COVERED {
+    for (number, port) in COVERED.into_iter().zip([P1, P2]) {
         let packet = |length| Packet::covered(CLIENT, PEER, number).fill(length);
         there = there.goes(packet(24), port).opens(0, "other");
         for length in [4, 5, 24, 501, 1400] {
@@ -50,7 +49,6 @@ fn covered() -> Vec<Case> {
                 .comes(Packet::covered(PEER, (FRONTEND, port), number).fill(length), CLIENT)
                 .comes(Packet::covered(PEER, (FRONTEND, port), number).fill(length).options(&[1; 8]), CLIENT);
         }
-        port += 1;
     }
     let mut checksums = Case::new("checksums_that_come_out_as_zero", world());
     let mut one = world();

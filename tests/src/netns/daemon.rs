@@ -14,12 +14,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Array, Map, MapData};
-use nat_common::abi::{
-    config::{CLASS_OTHER, CLASS_UDP, Control, banked},
-    grant::{Grant, Rule, grant_slot},
-    names,
-};
 use serde_json::Value;
 
 use super::{binary, eventually, output};
@@ -278,32 +272,6 @@ impl<'a> Gateway<'a> {
     pub fn verdicts(&self, reason: &str) -> Result<u64> {
         let stats = self.json(&["stats"])?;
         stats["verdicts"][reason].as_u64().with_context(|| format!("no count of {reason} in {stats}"))
-    }
-
-    /// Changes the only rule in the tables in force, and gives every backend the ports of UDP for other protocols if the rule
-    /// names some.
-    ///
-    /// # Errors
-    ///
-    /// Those of the maps.
-    pub fn change_rule(&self, change: impl FnOnce(&mut Rule)) -> Result<()> {
-        let map = |name: &str| -> Result<Map> {
-            let data = MapData::from_pin(format!("/sys/fs/bpf/natgw/{}/maps/{name}", self.name));
-            Ok(Map::from_map_data(data.with_context(|| format!("map {name}"))?)?)
-        };
-        let control: Array<MapData, Control> = map(names::CONTROL)?.try_into()?;
-        let bank = control.get(&0, 0)?.bank;
-        let mut rules: Array<MapData, Rule> = map(names::RULES)?.try_into()?;
-        let mut rule = rules.get(&banked(bank, 0), 0)?;
-        change(&mut rule);
-        rules.set(banked(bank, 0), rule, 0)?;
-        let mut grants: Array<MapData, Grant> = map(names::GRANTS)?.try_into()?;
-        for backend in 0..control.get(&0, 0)?.backend_slots {
-            let grant = grants.get(&banked(bank, grant_slot(backend, CLASS_UDP)), 0)?;
-            let grant = if rule.protocols == 0 { Grant::default() } else { grant };
-            grants.set(banked(bank, grant_slot(backend, CLASS_OTHER)), grant, 0)?;
-        }
-        Ok(())
     }
 
     /// The flows, as `natgw flows --json` shows them.
