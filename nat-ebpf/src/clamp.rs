@@ -101,9 +101,8 @@ pub(crate) fn most(key: &FlowKey, entry: *const FlowEntry, link: u16) -> u16 {
     let Some(control) = CONTROL.get_ptr(0) else { return u16::MAX };
     // SAFETY: array elements.
     let bank = unsafe { (*control).bank } & 1;
-    let wanted = RULES
-        .get_ptr(banked(bank, rule % MAX_RULES))
-        .map_or(0, |rule| unsafe { (*rule).segment_size });
+    let wanted =
+        RULES.get_ptr(banked(bank, rule % MAX_RULES)).map_or(0, |rule| unsafe { (*rule).segment_size });
     if wanted != 0 {
         return if wanted > u32::from(u16::MAX) { u16::MAX } else { wanted as u16 };
     }

@@ -31,8 +31,9 @@ use nat_common::{
 
 use crate::{
     allocate::{EEXIST, NOEXIST, table_reason},
+    keep,
     maps::{FLOWS, GRANTS, SEARCH, SETS},
-    keep, pick, record, walk,
+    pick, record, walk,
 };
 
 /// Random tries before the records are asked.

@@ -68,8 +68,46 @@ pub(crate) fn packet(
             // The port is kept, and nothing covers the address.
             _ => {}
         }
-        let [a, b, c, d] = rewrite.address;
-        let at = if outbound { 6 } else { 8 };
+    }
+    // SAFETY: as above.
+    unsafe { addresses_and_ttl(ip, outbound, rewrite.address, addresses, decrement_ttl) };
+    Some(())
+}
+
+/// Rewrites the IP header alone: all there is to a later fragment.
+#[inline(always)]
+pub(crate) fn header(
+    frame: &Frame,
+    parsed: &Parsed,
+    l3: usize,
+    rewrite: &Rewrite,
+    decrement_ttl: bool,
+) -> Option<()> {
+    let outbound = matches!(rewrite.direction, Direction::Outbound);
+    let old = if outbound { parsed.key.source } else { parsed.key.destination };
+    let ip = frame.at::<[u16; 10]>(l3)?;
+    let addresses = Delta::ZERO.address(old, rewrite.address);
+    // SAFETY: the pointer comes from `Frame::at`.
+    unsafe { addresses_and_ttl(ip, outbound, rewrite.address, addresses, decrement_ttl) };
+    Some(())
+}
+
+/// Writes one address, which changes the checksum by `addresses`, and the TTL.
+///
+/// # Safety
+/// `ip` comes from [`Frame::at`].
+#[inline(always)]
+unsafe fn addresses_and_ttl(
+    ip: *mut [u16; 10],
+    outbound: bool,
+    address: [u8; 4],
+    addresses: Delta,
+    decrement_ttl: bool,
+) {
+    let [a, b, c, d] = address;
+    let at = if outbound { 6 } else { 8 };
+    // SAFETY: by the caller's promise; indices are within the type.
+    unsafe {
         (*ip)[at] = u16::from_ne_bytes([a, b]);
         (*ip)[at + 1] = u16::from_ne_bytes([c, d]);
         let mut changes = addresses;
@@ -80,6 +118,18 @@ pub(crate) fn packet(
             (*ip)[4] = new;
         }
         (*ip)[5] = changes.apply_native((*ip)[5]);
+    }
+}
+
+/// Writes another IP identification.
+#[inline(always)]
+pub(crate) fn identification(frame: &Frame, l3: usize, id: [u8; 2]) -> Option<()> {
+    let ip = frame.at::<[u16; 10]>(l3)?;
+    let new = u16::from_ne_bytes(id);
+    // SAFETY: as above.
+    unsafe {
+        (*ip)[5] = Delta::ZERO.native((*ip)[2], new).apply_native((*ip)[5]);
+        (*ip)[2] = new;
     }
     Some(())
 }

@@ -44,13 +44,14 @@ fn udp_lite(namespace: &Namespace, address: &str, port: u16) -> Result<Option<Ud
         let end = libc::sockaddr_in {
             sin_family: libc::sa_family_t::try_from(libc::AF_INET)?,
             sin_port: port.to_be(),
-            sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.parse::<std::net::Ipv4Addr>()?.octets()) },
+            sin_addr: libc::in_addr {
+                s_addr: u32::from_ne_bytes(address.parse::<std::net::Ipv4Addr>()?.octets()),
+            },
             sin_zero: [0; 8],
         };
         // SAFETY: the address has the length that is passed.
-        let bound = unsafe {
-            libc::bind(fd, (&raw const end).cast(), libc::socklen_t::try_from(size_of_val(&end))?)
-        };
+        let bound =
+            unsafe { libc::bind(fd, (&raw const end).cast(), libc::socklen_t::try_from(size_of_val(&end))?) };
         ensure!(bound == 0, "bind {address}:{port}: {}", io::Error::last_os_error());
         socket.set_read_timeout(Some(PATIENCE))?;
         Ok(Some(socket))

@@ -55,13 +55,7 @@ fn errors_change_nothing_of_a_flow_in_any_state() {
         (TimerClass::TcpClosed, tcp(&[(true, FIN | ACK), (false, FIN | ACK)])),
         (TimerClass::TcpReset, tcp(&[(false, RST)])),
         (TimerClass::Udp, vec![(true, Packet::udp(CLIENT, HTTP)), (false, Packet::udp(HTTP, OUTER))]),
-        (
-            TimerClass::Icmp,
-            vec![
-                (true, Packet::ping(CLIENT, SERVER)),
-                (false, Packet::pong(SERVER, OUTER)),
-            ],
-        ),
+        (TimerClass::Icmp, vec![(true, Packet::ping(CLIENT, SERVER)), (false, Packet::pong(SERVER, OUTER))]),
         (TimerClass::Other, vec![(true, Packet::covered(CLIENT, HTTP, 136))]),
     ];
     let mut lab = Lab::new(world()).expect("lab");
@@ -81,7 +75,9 @@ fn errors_change_nothing_of_a_flow_in_any_state() {
             ping if state == TimerClass::Icmp => Packet::pong(SERVER, ping.source),
             other => other.clone().from(HTTP).to(CLIENT),
         };
-        for (kind, code) in [(UNREACHABLE, 1), (UNREACHABLE, 3), (UNREACHABLE, 4), (TIME_EXCEEDED, 0), (PARAMETER_PROBLEM, 0)] {
+        for (kind, code) in
+            [(UNREACHABLE, 1), (UNREACHABLE, 3), (UNREACHABLE, 4), (TIME_EXCEEDED, 0), (PARAMETER_PROBLEM, 0)]
+        {
             let inbound = lab.send(1, &Packet::error(ROUTER, kind, code, &sent)).expect("one verdict");
             assert_eq!(inbound.reason, Reason::IcmpErrorIn, "{state:?}");
             let outbound = lab.send(0, &Packet::error(WEB, kind, code, &got)).expect("one verdict");

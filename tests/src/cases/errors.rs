@@ -130,16 +130,22 @@ fn quotes() -> Vec<Case> {
     let mut cut = udp("quoted_udp_cut_at_every_length");
     // 27 bytes end in the middle of the UDP checksum.
     for keep in (24..=48).filter(|keep| *keep != 27) {
-        cut = cut
-            .error_in(|quote| unreachable(quote).keep(keep), &sent.clone().fill(20), CLIENT)
-            .error_out(|quote| answer(quote).keep(keep), &got.clone().fill(20), OUTER);
+        cut = cut.error_in(|quote| unreachable(quote).keep(keep), &sent.clone().fill(20), CLIENT).error_out(
+            |quote| answer(quote).keep(keep),
+            &got.clone().fill(20),
+            OUTER,
+        );
     }
     cases.push(cut);
     cases.push(
         tcp("quoted_syn_with_options")
             .error_in(unreachable, &sent_tcp.clone().tcp_options(&SYN_OPTIONS), CLIENT)
             .error_out(answer, &got_tcp.clone().tcp_options(&SYN_OPTIONS), OUTER)
-            .error_in(|quote| unreachable(quote).keep(48), &sent_tcp.clone().tcp_options(&SYN_OPTIONS), CLIENT),
+            .error_in(
+                |quote| unreachable(quote).keep(48),
+                &sent_tcp.clone().tcp_options(&SYN_OPTIONS),
+                CLIENT,
+            ),
     );
     cases.extend(extended());
     let ping = Case::new("quoted_ping", World::default())

@@ -95,10 +95,7 @@ pub fn cases() -> Vec<Case> {
             .goes_as(syn(1460), &syn(1360), P1)
             .opens(0, "tcp")
             .outside(syn_ack(1460))
-            .then(
-                Expect::PassedAs(Box::new(syn_ack(1360).to(CLIENT))),
-                Reason::TranslatedToStack,
-            ),
+            .then(Expect::PassedAs(Box::new(syn_ack(1360).to(CLIENT))), Reason::TranslatedToStack),
     ];
     cases.push(places());
     cases
@@ -135,11 +132,7 @@ fn places() -> Case {
             list
         };
         for extra in [&[][..], &[1; 8]] {
-            case = case.goes_as(
-                segment(&list(180)).options(extra),
-                &segment(&list(80)).options(extra),
-                P2,
-            );
+            case = case.goes_as(segment(&list(180)).options(extra), &segment(&list(80)).options(extra), P2);
         }
     }
     let nonsense: [&[u8]; 8] = [

@@ -197,25 +197,31 @@ fn errors() -> Vec<Case> {
         );
         case = case.goes(Packet::covered(CLIENT, PEER, number), port).opens(0, "other");
         for keep in [24, 28, 31, usize::MAX] {
-            case = case
-                .error_in(|quote| unreachable(quote).keep(keep), &sent, CLIENT)
-                .error_out(|quote| answer(quote).keep(keep), &got, (FRONTEND, port));
+            case = case.error_in(|quote| unreachable(quote).keep(keep), &sent, CLIENT).error_out(
+                |quote| answer(quote).keep(keep),
+                &got,
+                (FRONTEND, port),
+            );
         }
     }
     let (sent, got) = (Packet::sctp((FRONTEND, 40_000), PEER), Packet::sctp(PEER, CLIENT));
     case = case.goes(Packet::sctp(CLIENT, PEER), 40_000).opens(0, "other");
     for keep in [24, 28, usize::MAX] {
-        case = case
-            .error_in(|quote| unreachable(quote).keep(keep), &sent, CLIENT)
-            .error_out(|quote| answer(quote).keep(keep), &got, (FRONTEND, 40_000));
+        case = case.error_in(|quote| unreachable(quote).keep(keep), &sent, CLIENT).error_out(
+            |quote| answer(quote).keep(keep),
+            &got,
+            (FRONTEND, 40_000),
+        );
     }
     for number in PORTLESS {
         let (sent, got) = (Packet::other(FRONTEND, SERVER, number), Packet::other(SERVER, WEB, number));
         case = case.goes(Packet::other(WEB, SERVER, number), 0).opens(0, "other");
         for keep in [20, 24, 28, usize::MAX] {
-            case = case
-                .error_in(|quote| unreachable(quote).keep(keep), &sent, (WEB, 0))
-                .error_out(|quote| answer(quote).keep(keep), &got, (FRONTEND, 0));
+            case = case.error_in(|quote| unreachable(quote).keep(keep), &sent, (WEB, 0)).error_out(
+                |quote| answer(quote).keep(keep),
+                &got,
+                (FRONTEND, 0),
+            );
         }
     }
     vec![

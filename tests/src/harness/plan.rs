@@ -8,13 +8,14 @@ use bytemuck::Zeroable as _;
 use nat_common::abi::{
     ABI_VERSION,
     config::{
-        CLAIMED_BYTES, CLASS_OTHER, CLASS_UDP, Control, FEATURE_INSTANCE, FEATURE_POLICY, FEATURE_RULE_FIRST, FRONTEND_LOCAL,
-        Frontend, FrontendKey, META_MAGIC, MIN_BACKENDS, Meta, PortConfig, PortTag, VlanTag, banked, padded,
+        CLAIMED_BYTES, CLASS_OTHER, CLASS_UDP, Control, FEATURE_INSTANCE, FEATURE_POLICY, FEATURE_RULE_FIRST,
+        FRONTEND_LOCAL, Frontend, FrontendKey, META_MAGIC, MIN_BACKENDS, Meta, PortConfig, PortTag, VlanTag,
+        banked, padded,
     },
     flow::FLOW_CLAMP,
     grant::{
-        BackendInfo, BackendKey, BackendRef, Grant, PortSet, RULE_FLOW_SHIFT, RULE_LIMITED, Rule, SET_ORDERED, Segment,
-        grant_slot,
+        BackendInfo, BackendKey, BackendRef, Grant, PortSet, RULE_FLOW_SHIFT, RULE_LIMITED, Rule,
+        SET_ORDERED, Segment, grant_slot,
     },
     policy::{Instance, InstanceKey, PREFIX_BANK_BITS, PolicyMasks, PolicyPrefix, policy_port_index},
 };

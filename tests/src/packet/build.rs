@@ -120,8 +120,7 @@ impl Packet {
             Body::Query { kind } => {
                 let id = if kind % 2 == 0 { self.destination.1 } else { self.source.1 };
                 let [high, low] = id.to_be_bytes();
-                let kind =
-                    Icmpv4Type::Unknown { type_u8: *kind, code_u8: 0, bytes5to8: [high, low, 0, 1] };
+                let kind = Icmpv4Type::Unknown { type_u8: *kind, code_u8: 0, bytes5to8: [high, low, 0, 1] };
                 bytes.extend(Icmpv4Header::with_checksum(kind, &payload).to_bytes());
             }
             Body::Error { kind, code, rest, quote, keep } => {
