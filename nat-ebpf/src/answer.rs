@@ -23,7 +23,7 @@ use network_types::{icmp::Icmpv4Hdr, ip::Ipv4Hdr};
 use crate::{
     frame,
     maps::{ICMP_BUDGET, PORTS},
-    parse::{ETHERNET, ICMP, Kind, Parsed, TAG, TCP},
+    parse::{ETHERNET, ICMP, Kind, LATER, Parsed, TAG, TCP},
     reset, translate,
     verdict::{self, Verdict},
 };
@@ -103,6 +103,8 @@ pub(crate) extern "C" fn natgw_answer(
 fn answer(ctx: *mut xdp_md, parsed: &Parsed, slot: u32, message: u32) -> bool {
     if !matches!(parsed.kind, Kind::Query | Kind::OtherProtocol)
         || parsed.total() < parsed.header() + QUOTED
+        // RFC 1122 §3.2.2: no error about another fragment than the first.
+        || parsed.fragment >= LATER
         || matches!(parsed.key.source[0], 0 | 127 | 224..)
         || !within_budget()
     {

@@ -21,7 +21,7 @@ use nat_common::{
 };
 
 use crate::{
-    allocate, atomic, constants, hairpin, inbound, instance,
+    allocate, atomic, constants, fragment, hairpin, inbound, instance,
     maps::{BACKEND_STATE, CONTROL, PORT_BY_TAG, PORTS},
     opening,
     parse::{Kind, Parsed},
@@ -94,6 +94,8 @@ pub(crate) const ICMP_ERROR: u64 = 1;
 pub(crate) const INSTANCE: u64 = 2;
 /// As [`OPEN`], from outside.
 pub(crate) const OPEN_INBOUND: u64 = 3;
+/// The packet is a fragment that waits for the first one of its datagram: [`crate::fragment::natgw_hold_back`].
+pub(crate) const HOLD: u64 = 8;
 
 /// As [`OPEN`], of a mapped inner end: [`crate::join`] comes first.
 pub(crate) const JOIN: u64 = 4;
@@ -192,7 +194,8 @@ fn outbound(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival, control: &Cont
         return instance::outbound(ctx, parsed, arrival, &way, unsafe { &*backend });
     }
     match parsed.kind {
-        Kind::Fragment => Err(Verdict::of(Reason::Fragment)),
+        Kind::Fragment if fragment::awaits_first(parsed) => awaited(parsed, arrival, control, backend),
+        Kind::Fragment => Err(Verdict::of(fragment::untranslatable(parsed))),
         Kind::OtherProtocol => Err(without_rule(arrival, control, backend, Reason::ProtocolUnsupported)),
         Kind::IcmpOther => Err(without_rule(arrival, control, backend, Reason::IcmpUnsupported)),
         _ => opening::outbound(ctx, parsed, arrival, control, &way, backend),
@@ -238,6 +241,9 @@ pub(crate) fn by_policy(
 ) -> Result<(), Verdict> {
     let bank = control.bank & 1;
     // SAFETY: map value.
+    let awaits = fragment::awaits_first(parsed)
+        && backend.is_some_and(|backend| unsafe { (*backend).instance } == [0; 4]);
+    // SAFETY: map value.
     let policies =
         backend.map_or_else(|| policy::of_strangers(bank), |backend| unsafe { (*backend).policies });
     let subject = policy::Subject {
@@ -247,9 +253,12 @@ pub(crate) fn by_policy(
         protocol: parsed.key.protocol,
         port: policy::port_of(parsed),
         counted: true,
+        unsure: awaits,
     };
     match policy::outbound(&subject) {
         policy::Found::Nothing => Ok(()),
+        // Judged when its ports are known.
+        policy::Found::Denied if awaits => Ok(()),
         policy::Found::Bypassed => Err(Verdict::of(Reason::Bypassed)),
         policy::Found::Denied => {
             let Some(backend) = backend else { return Err(Verdict::of(Reason::Denied)) };
@@ -289,6 +298,23 @@ fn leaves_outside(way: &Route, bank: u32, source: [u8; 4]) -> Result<(), Verdict
         Answer::Local => Err(Verdict::of(Reason::Local)),
         Answer::ForwardingOff => Err(Verdict::of(Reason::ForwardingOff)),
         Answer::None => Err(Verdict::of(Reason::NoRoute)),
+    }
+}
+
+/// A later fragment is held if the first one could open a flow.
+#[inline(always)]
+fn awaited(
+    parsed: &Parsed,
+    arrival: &Arrival,
+    control: &Control,
+    backend: Option<*const BackendRef>,
+) -> Result<u64, Verdict> {
+    let Some(backend) = backend else { return Err(no_rule(arrival, control, NO_SLOT)) };
+    // SAFETY: map value.
+    let (slot, class) = unsafe { ((*backend).slot, u32::from(parsed.class)) };
+    match allocate::grant_in(control.bank & 1, slot, class) {
+        Some(_) => Ok(HOLD),
+        None => Err(no_rule(arrival, control, grant_slot(slot, class))),
     }
 }
 

@@ -6,18 +6,24 @@ use aya_ebpf::{
     helpers::generated::bpf_xdp_adjust_head,
 };
 use nat_common::{
-    abi::{config::PortConfig, counters::Reason, flow::FLOW_CLAMP},
+    abi::{
+        config::PortConfig,
+        counters::Reason,
+        flow::{FLOW_CLAMP, FLOW_IDENTIFY},
+    },
     net::state::{Direction, tcp_flag},
 };
 use network_types::eth::EthHdr;
 
 use crate::{
-    atomic, clamp, constants,
+    atomic, clamp,
+    classify::Arrival,
+    constants,
     frame::{self, Frame},
     lookup::Rewrite,
     maps::{CONTROL, PORTS, TX_PORTS},
-    parse::{Parsed, TAG},
-    route, translate,
+    parse::{Parsed, TAG, WHOLE},
+    piece, route, translate,
     verdict::Verdict,
 };
 
@@ -29,7 +35,7 @@ const ETHERTYPE_IPV4: u16 = 0x0800u16.to_be();
 pub(crate) fn flow(
     ctx: *mut xdp_md,
     parsed: &Parsed,
-    from: u32,
+    arrival: &Arrival,
     rewrite: &Rewrite,
 ) -> Result<Verdict, Verdict> {
     let outbound = matches!(rewrite.direction, Direction::Outbound);
@@ -39,11 +45,19 @@ pub(crate) fn flow(
     if rewrite.slot == route::NOWHERE {
         return Err(Verdict::of(Reason::RouteLost));
     }
+    // SAFETY: a map value.
+    if parsed.fragment != WHOLE || unsafe { (*rewrite.entry).flags } & FLOW_IDENTIFY != 0 {
+        return Err(slowly(ctx, parsed, arrival, rewrite));
+    }
     if rewrite.slot == route::FOREIGN {
+        // The stack may fragment it, and the guard has to know the pieces.
+        if outbound && !parsed.dont_fragment {
+            return Err(slowly(ctx, parsed, arrival, rewrite));
+        }
         if outbound {
             return Err(to_guard());
         }
-        clamp(ctx, parsed, from, parsed.network(), rewrite);
+        clamp(ctx, parsed, arrival.slot, parsed.network(), rewrite);
         let frame = Frame::of_xdp(ctx);
         // The stack decrements the TTL itself.
         translate::packet(&frame, parsed, parsed.network(), rewrite, false)
@@ -52,16 +66,30 @@ pub(crate) fn flow(
         return Ok(Verdict::sent(Reason::TranslatedToStack, xdp_action::XDP_PASS));
     }
     if parsed.total() > usize::from(rewrite.mtu) {
+        // RFC 4787 REQ-13: what may be fragmented is.
+        if !parsed.dont_fragment {
+            return Err(slowly(ctx, parsed, arrival, rewrite));
+        }
         return Err(Verdict::answer(Reason::TooBig, rewrite.mtu));
     }
     let egress = Egress::prepare(ctx, parsed.network(), usize::from(parsed.tags), rewrite.slot)?;
-    clamp(ctx, parsed, from, egress.l3, rewrite);
+    clamp(ctx, parsed, arrival.slot, egress.l3, rewrite);
     let frame = Frame::of_xdp(ctx);
     egress.check(&frame)?;
     translate::packet(&frame, parsed, egress.l3, rewrite, true).ok_or(Verdict::of(Reason::Malformed))?;
     count(parsed, rewrite);
     let reason = if outbound { Reason::TranslatedOut } else { Reason::TranslatedIn };
     egress.send(ctx, &frame, rewrite.next_hop, reason)
+}
+
+/// The last stage for what needs more than a whole packet usually does.
+#[inline(always)]
+fn slowly(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival, rewrite: &Rewrite) -> Verdict {
+    // What the guard translates, it clamps, too.
+    if rewrite.slot != route::FOREIGN || matches!(rewrite.direction, Direction::Inbound) {
+        clamp(ctx, parsed, arrival.slot, parsed.network(), rewrite);
+    }
+    Verdict::from_code(piece::natgw_piece(ctx, parsed, arrival))
 }
 
 /// Clamps the maximum segment size if the segment is one with SYN and its flow's rule says so.
@@ -78,9 +106,14 @@ fn clamp(ctx: *mut xdp_md, parsed: &Parsed, from: u32, l3: usize, rewrite: &Rewr
 /// it on its way out.
 #[inline(always)]
 pub(crate) fn to_guard() -> Verdict {
+    Verdict::of(if guarded() { Reason::NeighbourUnresolved } else { Reason::NotConfigured })
+}
+
+/// Whether there is a guard.
+#[inline(always)]
+pub(crate) fn guarded() -> bool {
     // SAFETY: array element.
-    let guarded = CONTROL.get_ptr(0).is_some_and(|control| unsafe { (*control).guarded } != 0);
-    Verdict::of(if guarded { Reason::NeighbourUnresolved } else { Reason::NotConfigured })
+    CONTROL.get_ptr(0).is_some_and(|control| unsafe { (*control).guarded } != 0)
 }
 
 /// Counts the packet on its half. Atomic because two CPUs may carry packets of one half, and because the element may

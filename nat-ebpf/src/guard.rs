@@ -9,36 +9,33 @@
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT},
     cty::c_void,
-    helpers::generated::{
-        bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_loop, bpf_skb_load_bytes_relative, bpf_skb_pull_data,
-        bpf_skb_store_bytes,
-    },
+    helpers::generated::{bpf_l4_csum_replace, bpf_loop, bpf_skb_pull_data, bpf_skb_store_bytes},
 };
 use nat_common::{
     abi::{
         config::{FEATURE_POLICY, FrontendKey, ROLE_INSIDE},
-        flow::{FLOW_CLAMP, FlowEntry, FlowKey, HALF_OUTBOUND},
+        flow::{FLOW_CLAMP, FLOW_IDENTIFY, FlowEntry, FlowKey, HALF_OUTBOUND},
+        fragment::{FRAGMENT_KNOWN, FRAGMENT_STACK, FRAGMENT_WAITING, FragmentKey},
     },
     net::{
         icmp,
         mss::{MOST_OPTIONS, Walk},
-        protocol::{self, DCCP, ESP, GRE, UDP_LITE},
+        protocol::{self, ESP, GRE},
         state,
     },
 };
 
 use crate::{
-    allocate, atomic, clamp, instance,
+    allocate, atomic, clamp, clock,
+    fragment::entry_of,
+    ident, instance,
     lookup::word,
     maps::{CONTROL, FLOWS, FRONTENDS, PORT_BY_IFINDEX, PORTS},
     parse::{ICMP, TCP, UDP},
-    policy, verdict,
+    policy,
+    skb::{self, Edit, IPV4, L3, load},
+    verdict,
 };
-
-/// Ethertype of IPv4 in `__sk_buff.protocol`, network byte order.
-const IPV4: u32 = 0x0800u16.to_be() as u32;
-/// Offset of the IPv4 header in the frame; VLAN tags are not in the data on egress.
-const L3: u32 = 14;
 
 /// Lets a packet out, translates it, or stops it.
 #[inline(always)]
@@ -48,7 +45,7 @@ pub(crate) fn egress(skb: *mut __sk_buff) -> i32 {
     if protocol != IPV4 || from == 0 {
         return TC_ACT_OK;
     }
-    match forwarded(skb, is_inside(from)) {
+    match forwarded(skb, role_of(from)) {
         Fate::Ours => TC_ACT_OK,
         Fate::Translated => {
             verdict::count(|counters| counters.guard_translated += 1);
@@ -67,24 +64,25 @@ enum Fate {
     Stopped,
 }
 
+/// Roles of a port, 0 if it is none.
 #[inline(always)]
-fn is_inside(ifindex: u32) -> bool {
-    let Some(slot) = PORT_BY_IFINDEX.get_ptr(&ifindex) else { return false };
+pub(crate) fn role_of(ifindex: u32) -> u8 {
+    let Some(slot) = PORT_BY_IFINDEX.get_ptr(&ifindex) else { return 0 };
     // SAFETY: map value and array element.
-    let Some(port) = PORTS.get_ptr(unsafe { *slot }) else { return false };
+    let Some(port) = PORTS.get_ptr(unsafe { *slot }) else { return 0 };
     // SAFETY: array element.
-    unsafe { (*port).role & ROLE_INSIDE != 0 }
+    unsafe { (*port).role }
 }
 
 #[inline(always)]
-fn forwarded(skb: *mut __sk_buff, from_inside: bool) -> Fate {
+fn forwarded(skb: *mut __sk_buff, role: u8) -> Fate {
     let mut header = [0u8; 20];
     if !load(skb, 0, &mut header) || header[0] >> 4 != 4 {
         return Fate::Stopped;
     }
     let [source, destination] =
         [[header[12], header[13], header[14], header[15]], [header[16], header[17], header[18], header[19]]];
-    if may_leave(skb, source, destination, from_inside) {
+    if may_leave(skb, source, destination, role & ROLE_INSIDE != 0) {
         return Fate::Ours;
     }
     let fragment = header[6] & 0x3f != 0 || header[7] != 0;
@@ -94,7 +92,13 @@ fn forwarded(skb: *mut __sk_buff, from_inside: bool) -> Fate {
         return Fate::Stopped;
     }
     let seen = load(skb, transport, &mut first) && !fragment;
-    let by_flow = if seen { by_flow(skb, &header, transport, &first) } else { None };
+    let by_flow = if seen {
+        by_flow(skb, &header, transport, &first)
+    } else if fragment {
+        by_datagram(skb, &header, transport, role)
+    } else {
+        None
+    };
     let port = if seen { u32::from(u16::from_be_bytes([first[2], first[3]])) } else { policy::UNSEEN };
     match by_flow {
         Some(fate) => fate,
@@ -124,10 +128,55 @@ fn by_flow(skb: *mut __sk_buff, header: &[u8; 20], transport: u32, first: &[u8; 
         GRE | ESP => {}
         _ => return None,
     }
-    let entry = FLOWS.get_ptr_mut(&key)?;
+    translate(skb, header, &key, Part { transport, headless: false, id: None })
+}
+
+/// Translates a fragment of a datagram that XDP has left to the stack, whole or in fragments; `None`: it has not.
+#[inline(always)]
+fn by_datagram(skb: *mut __sk_buff, header: &[u8; 20], transport: u32, role: u8) -> Option<Fate> {
+    let datagram = FragmentKey {
+        source: [header[12], header[13], header[14], header[15]],
+        destination: [header[16], header[17], header[18], header[19]],
+        id: [header[4], header[5]],
+        protocol: header[9],
+        side: role & 3,
+    };
+    let entry = entry_of(&datagram, clock::now());
+    match entry.state & !FRAGMENT_WAITING {
+        FRAGMENT_KNOWN => {}
+        // Bypassed, as XDP has found with the ports at hand.
+        FRAGMENT_STACK if role & ROLE_INSIDE != 0 => return Some(Fate::Ours),
+        _ => return None,
+    }
+    let key = FlowKey {
+        source: datagram.source,
+        destination: datagram.destination,
+        source_port: entry.source_port,
+        destination_port: entry.destination_port,
+        protocol: datagram.protocol,
+        zone: [0; 3],
+    };
+    let headless = header[6] & 0x1f != 0 || header[7] != 0;
+    translate(skb, header, &key, Part { transport, headless, id: Some(entry.id) }).or(Some(Fate::Stopped))
+}
+
+/// What is known of a packet beside its tuple.
+struct Part {
+    /// Offset of the transport header from the IP header.
+    transport: u32,
+    /// There is none: a later fragment.
+    headless: bool,
+    /// Identification to write, if that is settled.
+    id: Option<[u8; 2]>,
+}
+
+#[inline(always)]
+fn translate(skb: *mut __sk_buff, header: &[u8; 20], key: &FlowKey, part: Part) -> Option<Fate> {
+    let entry = FLOWS.get_ptr_mut(key)?;
     let first = word(entry);
     // SAFETY: a map value; identity compared after reading.
-    let (address, port, half) = unsafe { ((*entry).address, (*entry).port, (*entry).half) };
+    let (address, port, half, flags) =
+        unsafe { ((*entry).address, (*entry).port, (*entry).half, (*entry).flags) };
     let state = (first >> 32) as u32;
     if half & HALF_OUTBOUND == 0 || state & state::DEAD != 0 || word(entry) as u32 != key.fold() {
         return Some(Fate::Stopped);
@@ -137,15 +186,20 @@ fn by_flow(skb: *mut __sk_buff, header: &[u8; 20], transport: u32, first: &[u8; 
         atomic::add(&raw mut (*entry).packets, 1);
         atomic::add(&raw mut (*entry).bytes, u64::from(u16::from_be_bytes([header[2], header[3]])));
     }
-    // SAFETY: a map value.
-    if key.protocol == TCP && unsafe { (*entry).flags } & FLOW_CLAMP != 0 {
-        clamped(skb, &key, entry, transport);
+    if key.protocol == TCP && !part.headless && flags & FLOW_CLAMP != 0 {
+        clamped(skb, key, entry, part.transport);
     }
-    let done = if protocol::keeps_port(key.protocol) {
-        readdress(skb, header, address, 0)
-    } else {
-        rewrite(skb, &key, transport, address, port)
+    let atomic_datagram = header[6] & 0x40 != 0;
+    let id = match part.id {
+        Some(id) => id,
+        None if flags & FLOW_IDENTIFY != 0 && !atomic_datagram => {
+            ident::next(address, key.destination, key.protocol)
+        }
+        None => [header[4], header[5]],
     };
+    let edit = Edit { address, port, id, outbound: true, decrement: 0 };
+    let done = (part.headless || skb::transport(skb, key, part.transport, &edit))
+        && skb::network(skb, header, &edit);
     Some(if done { Fate::Translated } else { Fate::Stopped })
 }
 
@@ -225,7 +279,15 @@ fn without_flow(skb: *mut __sk_buff, header: &[u8; 20], first: &[u8; 8], port: u
         let policies =
             backend.map_or_else(|| policy::of_strangers(bank), |backend| unsafe { (*backend).policies });
         let remote = [header[16], header[17], header[18], header[19]];
-        let subject = policy::Subject { bank, policies, remote, protocol: header[9], port, counted: false };
+        let subject = policy::Subject {
+            bank,
+            policies,
+            remote,
+            protocol: header[9],
+            port,
+            counted: false,
+            unsure: false,
+        };
         match policy::outbound(&subject) {
             policy::Found::Nothing => {}
             policy::Found::Denied => return Fate::Stopped,
@@ -251,18 +313,17 @@ fn without_flow(skb: *mut __sk_buff, header: &[u8; 20], first: &[u8; 8], port: u
 /// Writes another source address; `checksum` is the offset of a checksum that covers it, 0: there is none.
 #[inline(never)]
 fn readdress(skb: *mut __sk_buff, header: &[u8; 20], address: [u8; 4], checksum: u32) -> bool {
-    let old = u64::from(u32::from_ne_bytes([header[12], header[13], header[14], header[15]]));
+    let source = [header[12], header[13], header[14], header[15]];
+    let old = u64::from(u32::from_ne_bytes(source));
     let new = u64::from(u32::from_ne_bytes(address));
     let flags = if instance::zero_is_none(header[9]) { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
-    // SAFETY: as in `rewrite`.
-    unsafe {
-        (checksum == 0
-            || (bpf_skb_pull_data(skb, checksum + 2) == 0
-                && bpf_l4_csum_replace(skb, checksum, old, new, flags | u64::from(BPF_F_PSEUDO_HDR) | 4)
-                    == 0))
-            && bpf_l3_csum_replace(skb, L3 + 10, old, new, 4) == 0
-            && bpf_skb_store_bytes(skb, L3 + 12, address.as_ptr().cast(), 4, 0) == 0
-    }
+    // SAFETY: the context is the program's own.
+    let covered = checksum == 0
+        || unsafe {
+            bpf_skb_pull_data(skb, checksum + 2) == 0
+                && bpf_l4_csum_replace(skb, checksum, old, new, flags | u64::from(BPF_F_PSEUDO_HDR) | 4) == 0
+        };
+    covered && skb::source(skb, source, address)
 }
 
 /// A packet that already has a frontend's address has nothing to hide. One-armed, what goes to a backend leaves by this
@@ -276,53 +337,5 @@ fn may_leave(skb: *mut __sk_buff, source: [u8; 4], destination: [u8; 4], from_in
     FRONTENDS.get_ptr(&FrontendKey { address: source, bank }).is_some()
         || instance::of_address(bank, source).is_some()
         || (!from_inside && !allocate::is_backend(bank, source))
-        || (is_inside(to) && allocate::is_backend(bank, destination))
-}
-
-#[inline(always)]
-fn load<const N: usize>(skb: *mut __sk_buff, offset: u32, into: &mut [u8; N]) -> bool {
-    const FROM_NETWORK_HEADER: u32 = 1;
-    // SAFETY: the buffer has the length that is passed.
-    unsafe {
-        bpf_skb_load_bytes_relative(
-            skb.cast(),
-            offset,
-            into.as_mut_ptr().cast(),
-            N as u32,
-            FROM_NETWORK_HEADER,
-        ) == 0
-    }
-}
-
-/// The helpers know about checksums that the device is still to compute; arithmetic on the bytes would not.
-#[inline(always)]
-fn rewrite(skb: *mut __sk_buff, key: &FlowKey, transport: u32, address: [u8; 4], port: [u8; 2]) -> bool {
-    let l4 = L3 + transport;
-    let (old_address, new_address) =
-        (u64::from(u32::from_ne_bytes(key.source)), u64::from(u32::from_ne_bytes(address)));
-    let (old_port, new_port) =
-        (u64::from(u16::from_ne_bytes(key.source_port)), u64::from(u16::from_ne_bytes(port)));
-    let (checksum, port_offset, flags) = match key.protocol {
-        TCP => (l4 + 16, l4, 0),
-        UDP | UDP_LITE => (l4 + 6, l4, u64::from(BPF_F_MARK_MANGLED_0)),
-        DCCP => (l4 + 6, l4, 0),
-        _ => (l4 + 2, l4 + 4, 0),
-    };
-    // SAFETY: the context is the program's own; buffers have the lengths that are passed. A packet for which any step
-    // fails is dropped by the caller, so none leaves half-written.
-    unsafe {
-        bpf_skb_pull_data(skb, l4 + 8) == 0
-            && (key.protocol == ICMP
-                || bpf_l4_csum_replace(
-                    skb,
-                    checksum,
-                    old_address,
-                    new_address,
-                    flags | u64::from(BPF_F_PSEUDO_HDR) | 4,
-                ) == 0)
-            && bpf_l4_csum_replace(skb, checksum, old_port, new_port, flags | 2) == 0
-            && bpf_skb_store_bytes(skb, port_offset, port.as_ptr().cast(), 2, 0) == 0
-            && bpf_l3_csum_replace(skb, L3 + 10, old_address, new_address, 4) == 0
-            && bpf_skb_store_bytes(skb, L3 + 12, address.as_ptr().cast(), 4, 0) == 0
-    }
+        || (role_of(to) & ROLE_INSIDE != 0 && allocate::is_backend(bank, destination))
 }

@@ -15,6 +15,7 @@ use nat_common::{
         },
         counters::Reason,
         flow::{FlowKey, HALF_OUTBOUND},
+        fragment::FRAGMENT_NONE,
     },
     net::{icmp, protocol, state, timers},
 };
@@ -24,6 +25,7 @@ use crate::{
     allocate,
     classify::Arrival,
     emit::{Egress, to_guard},
+    fragment,
     frame::{self, Frame},
     inbound::stray_error,
     instance,
@@ -55,15 +57,17 @@ pub(crate) struct Quoted {
     /// Bytes of its transport header that are quoted and may be rewritten: 8, 4 (the ports), or 0 for a later fragment and
     /// what quotes nothing of use.
     pub(crate) shown: u8,
+    /// Identification to write: what it had before it was translated.
+    pub(crate) id: [u8; 2],
 }
 
 /// Reads the quoted packet. False for one that concerns nothing of ours: no IPv4, or too short. What has no ports (another
 /// protocol, a later fragment) can still be an instance IP's: class `CLASS_OTHER`.
 #[inline(never)]
-fn read_quotation(ctx: *mut xdp_md, parsed: &Parsed, quoted: &mut Quoted) -> bool {
+fn read_quotation(ctx: *mut xdp_md, parsed: &Parsed, now: Tick, quoted: &mut Quoted) -> bool {
     let base = parsed.network() + parsed.header() + size_of::<Icmpv4Hdr>();
     // As words (RFC 791 §3.1): byte by byte LLVM would keep them all on the stack.
-    let Some([start, fragment, protocol, source, destination]) =
+    let Some([start, piece, protocol, source, destination]) =
         frame::load::<[u32; IPV4 / 4]>(ctx, base).map(|words| words.map(u32::to_ne_bytes))
     else {
         return false;
@@ -72,7 +76,7 @@ fn read_quotation(ctx: *mut xdp_md, parsed: &Parsed, quoted: &mut Quoted) -> boo
     if start[0] >> 4 != 4 || length < IPV4 {
         return false;
     }
-    let later = fragment[2] & 0x1f != 0 || fragment[3] != 0;
+    let later = piece[2] & 0x1f != 0 || piece[3] != 0;
     let transport = base + length;
     let Some(rest) = (parsed.network() + parsed.total()).checked_sub(transport) else { return false };
     // Source and destination port, or ICMP type, code, checksum; and what follows.
@@ -112,6 +116,19 @@ fn read_quotation(ctx: *mut xdp_md, parsed: &Parsed, quoted: &mut Quoted) -> boo
         zone: [0; 3],
     };
     quoted.class = class as u8;
+    quoted.id = [piece[0], piece[1]];
+    if later || piece[2] & 0x20 != 0 {
+        // It was sent with another identification, and a later one has its ports from the first.
+        let sent = fragment::as_sent(source, destination, quoted.id, number, now);
+        if sent.state != FRAGMENT_NONE {
+            quoted.id = sent.id;
+            if later {
+                quoted.key.source_port = sent.destination_port;
+                quoted.key.destination_port = sent.source_port;
+                quoted.class = fragment::class_of(number) as u8;
+            }
+        }
+    }
     quoted.ip = (base - parsed.network()) as u8;
     let transport = transport - parsed.network();
     quoted.transport = transport as u8;
@@ -158,7 +175,7 @@ fn decide(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Result<u64, V
     // verifier: not on the stack, of which the calls from here leave nothing.
     let quoted = &mut work.quoted;
     // RFC 5508 REQ-3 (b): an error whose quoted header has a wrong checksum is not translated.
-    if !read_quotation(ctx, parsed, quoted)
+    if !read_quotation(ctx, parsed, arrival.now, quoted)
         || !translate::header_checksum_ok(
             ctx,
             parsed.network() + usize::from(quoted.ip),

@@ -14,9 +14,10 @@ use nat_common::{
 };
 
 use crate::{
-    classify::{ICMP_ERROR, UNSOLICITED},
+    classify::{HOLD, ICMP_ERROR, UNSOLICITED},
+    fragment,
     maps::{FRONTEND_INFO, FRONTENDS},
-    parse::{Kind, Parsed},
+    parse::{Kind, Parsed, TINY},
     verdict::Verdict,
 };
 
@@ -39,7 +40,9 @@ pub(crate) fn packet(parsed: &Parsed, control: &Control, frontend: *const Fronte
     let local = flags & FRONTEND_LOCAL != 0;
     let unclaimed = |reason| Err(Verdict::of(if local { Reason::HostTraffic } else { reason }));
     match parsed.kind {
-        Kind::Fragment => Err(Verdict::of(Reason::Fragment)),
+        Kind::Fragment if fragment::awaits_first(parsed) => Ok(HOLD),
+        Kind::Fragment if parsed.fragment == TINY => Err(Verdict::of(Reason::FragmentTiny)),
+        Kind::Fragment => unclaimed(Reason::Fragment),
         Kind::IcmpError => Ok(ICMP_ERROR),
         Kind::IcmpOther => unclaimed(Reason::IcmpUnsupported),
         Kind::OtherProtocol => unclaimed(Reason::ProtocolUnsupported),

@@ -18,7 +18,7 @@ use nat_common::{
 use crate::{
     allocate,
     classify::{self, Arrival},
-    emit::{Egress, to_guard},
+    emit::{Egress, guarded, to_guard},
     event,
     frame::{self, Frame},
     icmp_error::Work,
@@ -78,6 +78,7 @@ pub(crate) fn inbound(
             protocol: parsed.key.protocol,
             port: policy::port_of(parsed),
             counted: true,
+            unsure: false,
         };
         if policy::inbound(&subject) == policy::Found::Denied {
             return Err(Verdict::of(Reason::Denied));
@@ -121,9 +122,16 @@ fn prepare(
     if parsed.ttl <= 1 {
         return Err(Verdict::answer(Reason::TtlExceeded, 0));
     }
-    let resolved = matches!(way.answer, Answer::Found);
+    let mut resolved = matches!(way.answer, Answer::Found);
     if resolved && parsed.total() > usize::from(way.mtu) {
-        return Err(Verdict::answer(Reason::TooBig, way.mtu));
+        if parsed.dont_fragment {
+            return Err(Verdict::answer(Reason::TooBig, way.mtu));
+        }
+        // The stack fragments; outbound, the guard translates the pieces.
+        if outbound {
+            return Err(Verdict::of(if guarded() { Reason::TooBigToStack } else { Reason::TooBigSilent }));
+        }
+        resolved = false;
     }
     let Some(work) = ICMP_WORK.get_ptr_mut(0) else { return Err(Verdict::of(Reason::NotConfigured)) };
     // SAFETY: this CPU's own element; XDP programs do not interrupt each other on a CPU.

@@ -163,6 +163,15 @@ pub(crate) fn opened(key: &FlowKey, direction: Direction) -> Result<Rewrite, Ver
     Ok(rewrite)
 }
 
+/// The rewrite of the flow that a packet was just found to belong to, whichever half.
+#[inline(always)]
+pub(crate) fn found(key: &FlowKey) -> Result<Rewrite, Verdict> {
+    let entry = FLOWS.get_ptr(key).ok_or(Verdict::of(Reason::FlowRace))?;
+    // SAFETY: a map value; its identity is compared by `opened`.
+    let half = unsafe { (*entry).half };
+    opened(key, if half & HALF_OUTBOUND != 0 { Direction::Outbound } else { Direction::Inbound })
+}
+
 #[inline(always)]
 fn rewrite_of(entry: *mut FlowEntry, direction: Direction) -> Rewrite {
     // SAFETY: a map value; the caller compares its identity before and after.

@@ -22,10 +22,13 @@ mod constants;
 mod delay;
 mod emit;
 mod event;
+mod fragment;
 mod frame;
 mod guard;
 mod hairpin;
+mod hold;
 mod icmp_error;
+mod ident;
 mod inbound;
 mod instance;
 mod join;
@@ -42,14 +45,18 @@ mod opening;
 mod parse;
 mod peers;
 mod pick;
+mod piece;
 mod policy;
 mod ports;
 mod reap;
 mod record;
+mod release;
 mod requote;
 mod reset;
 mod route;
+mod scratch;
 mod sequence;
+mod skb;
 mod sweep;
 mod tell;
 mod towards;
@@ -72,7 +79,7 @@ use crate::{
     classify::Arrival,
     frame::Frame,
     lookup::{Found, Rewrite},
-    parse::Parsed,
+    parse::{Kind, Parsed},
     verdict::Verdict,
 };
 
@@ -93,14 +100,24 @@ pub(crate) fn natgw_xdp(ctx: XdpContext) -> u32 {
     let verdict = forward(ctx, &mut parsed, &mut arrival).unwrap_or_else(|verdict| verdict);
     // Here, before an answer is made of it: the rest of the frame is beyond its first buffer.
     let size = if parsed.end() > first { parsed.end() } else { first };
+    let verdict = if verdict.is_translated() { verdict } else { end(ctx, &parsed, &arrival, verdict) };
+    verdict::conclude(counters, size as u64, verdict)
+}
+
+/// What there is to do about a packet that was not translated.
+#[inline(always)]
+fn end(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival, verdict: Verdict) -> Verdict {
+    // Before an answer is made of the frame.
+    if parsed.fragment == parse::FIRST {
+        let passed = u32::from(verdict.is_pass());
+        fragment::natgw_first_ended(ctx, parsed, arrival, verdict.reason(), passed);
+    }
     let verdict = match verdict.wants_answer() {
-        Some(mtu) => answer::send(ctx, &parsed, arrival.slot, verdict, mtu),
+        Some(mtu) => answer::send(ctx, parsed, arrival.slot, verdict, mtu),
         None => verdict,
     };
-    if !verdict.is_translated() {
-        log::verdict(ctx, &parsed, verdict.reason());
-    }
-    verdict::conclude(counters, size as u64, verdict)
+    log::verdict(ctx, parsed, verdict.reason());
+    verdict
 }
 
 /// Decides about one frame. `Ok` and `Err` are both verdicts; `?` is the early exit.
@@ -108,6 +125,12 @@ pub(crate) fn natgw_xdp(ctx: XdpContext) -> u32 {
 fn forward(ctx: *mut xdp_md, parsed: &mut Parsed, arrival: &mut Arrival) -> Result<Verdict, Verdict> {
     parse::packet(ctx, parsed)?;
     classify::ingress(parsed, clock::now(), arrival)?;
+    if parsed.kind == Kind::Fragment {
+        let code = fragment::natgw_fragment(ctx, parsed, arrival);
+        if code != fragment::GO_ON {
+            return Err(Verdict::from_code(code));
+        }
+    }
     let rewrite = match lookup::flow(ctx, parsed, arrival)? {
         Found::Alive(rewrite) => rewrite,
         Found::Missing => match missed(ctx, parsed, arrival) {
@@ -144,17 +167,20 @@ fn forward(ctx: *mut xdp_md, parsed: &mut Parsed, arrival: &mut Arrival) -> Resu
                 };
                 return Err(Verdict::from_code(code));
             }
+            classify::HOLD => {
+                return Err(Verdict::from_code(fragment::natgw_hold_back(ctx, parsed, arrival)));
+            }
             code => return Err(Verdict::from_code(code)),
         },
     };
     // SAFETY: a map value; of a recycled one, the numbers of a stranger move by a window at most.
-    if unsafe { (*rewrite.entry).flags } & FLOW_SEQUENCE != 0 {
+    if unsafe { (*rewrite.entry).flags } & FLOW_SEQUENCE != 0 && parsed.fragment != parse::LATER {
         sequence::natgw_sequence(ctx, parsed, rewrite.entry);
     }
     if rewrite.slot == route::HAIRPIN {
         return hairpin(ctx, parsed, arrival, &rewrite);
     }
-    emit::flow(ctx, parsed, arrival.slot, &rewrite)
+    emit::flow(ctx, parsed, arrival, &rewrite)
 }
 
 /// What is to be done about a packet without a flow: see [`classify::natgw_miss`].
@@ -201,6 +227,10 @@ fn hairpin(
     arrival: &mut Arrival,
     first: &Rewrite,
 ) -> Result<Verdict, Verdict> {
+    // What is rewritten twice is written where a later fragment has no ports.
+    if parsed.fragment != parse::WHOLE {
+        return Err(Verdict::of(Reason::Fragment));
+    }
     if parsed.ttl <= 1 {
         return Err(Verdict::answer(Reason::TtlExceeded, 0));
     }
@@ -252,6 +282,13 @@ fn opened(code: u64) -> Result<(), Verdict> {
 pub(crate) fn natgw_guard(ctx: TcContext) -> i32 {
     let skb: *mut __sk_buff = ctx.skb.skb;
     guard::egress(skb)
+}
+
+/// Entry point on ingress of every inside and outside interface.
+#[classifier]
+pub(crate) fn natgw_hold(ctx: TcContext) -> i32 {
+    let skb: *mut __sk_buff = ctx.skb.skb;
+    hold::ingress(skb)
 }
 
 /// One pass of the idle sweep, run by the daemon.

@@ -15,6 +15,10 @@ use nat_common::abi::{
     counters::Counters,
     event::{RESETS_BYTES, ResetCounts},
     flow::{FlowEntry, FlowKey},
+    fragment::{
+        FRAGMENT_ENTRIES, FRAGMENT_SHARES as SHARE_SLOTS, FragmentEntry, FragmentKey, FragmentShare,
+        HELD_BYTES, HELD_SLOTS, HeldFragment, IDENT_BUCKETS,
+    },
     grant::{
         BackendInfo, BackendKey, BackendRef, BackendState, Grant, GrantState, MAX_SETS, Peer, PeerKey,
         PortSet, Quota, Rule, Towards, TowardsKey,
@@ -26,7 +30,7 @@ use nat_common::abi::{
     record::{PRESSED_SLOTS, PortRecord, RecordKey, RootKey, RootRecord},
 };
 
-use crate::{hairpin::Turn, icmp_error::Work, ports::Search};
+use crate::{hairpin::Turn, icmp_error::Work, ports::Search, scratch::Scratch};
 
 /// Writer: data path, sweep. Full: the new flow is refused (`table_full`), nothing is evicted. Preallocated:
 /// memory taken at packet time can fail.
@@ -128,6 +132,22 @@ pub(crate) static SWEEP: Array<SweepArgs> = Array::with_max_entries(1, 0);
 /// Writer: data path; each CPU its own copy.
 #[map]
 pub(crate) static ICMP_BUDGET: PerCpuArray<IcmpBudget> = PerCpuArray::with_max_entries(1, 0);
+/// Writer: data path. Full: the least recently used goes; how many come in a tick is bounded, so that it is old.
+#[map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry> =
+    LruHashMap::with_max_entries(FRAGMENT_ENTRIES, 0);
+/// Writer: data path.
+#[map]
+pub(crate) static FRAGMENT_SHARES: Array<FragmentShare> = Array::with_max_entries(SHARE_SLOTS, 0);
+/// Writer: data path, TC ingress. Full: the fragment is lost and counted.
+#[map]
+pub(crate) static HELD: Array<HeldFragment> = Array::with_max_entries(HELD_SLOTS, 0);
+/// Writer: TC ingress, the CPU that holds the slot.
+#[map]
+pub(crate) static HELD_DATA: Array<[u8; HELD_BYTES]> = Array::with_max_entries(HELD_SLOTS, 0);
+/// Writer: data path, guard.
+#[map]
+pub(crate) static IDENTS: Array<u64> = Array::with_max_entries(IDENT_BUCKETS, 0);
 /// Writer: data path. Full: the event is lost and counted.
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
@@ -137,7 +157,10 @@ pub(crate) static RESETS: RingBuf = RingBuf::with_byte_size(RESETS_BYTES, 0);
 /// Writer: daemon.
 #[map]
 pub(crate) static RESET_COUNTS: Array<ResetCounts> = Array::with_max_entries(1, 0);
-/// Writer: data path; each CPU its own copy. Scratch of one search, not read by user space.
+/// Writer: data path; each CPU its own copy. Scratch of one helper's call, not read by user space.
+#[map]
+pub(crate) static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+/// Writer: data path; each CPU its own copy. Scratch of one search, likewise.
 #[map]
 pub(crate) static SEARCH: PerCpuArray<Search> = PerCpuArray::with_max_entries(1, 0);
 /// Writer: data path; each CPU its own copy. Scratch of one ICMP error or packet of an instance IP, likewise.

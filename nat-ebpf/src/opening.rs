@@ -27,7 +27,7 @@ use crate::{
     lookup::word,
     mapping,
     maps::{CONTROL, FLOWS, RULES, SEARCH},
-    parse::{ICMP, Parsed},
+    parse::{FIRST, ICMP, Parsed, WHOLE},
     peers, policy,
     ports::Search,
     route::{self, Answer, Route},
@@ -57,6 +57,10 @@ pub(crate) fn outbound(
     let Some((slot, grant)) = allocate::grant_in(bank, backend, class) else {
         return Err(no_rule(arrival, control, grant_slot(backend, class)));
     };
+    // Only the first fragment opens a flow.
+    if parsed.fragment != WHOLE && parsed.fragment != FIRST {
+        return Err(Verdict::of(Reason::FragmentOrphan));
+    }
     if u32::from(parsed.class) == CLASS_TCP && !state::opens(parsed.flags) {
         // SAFETY: array element.
         let rule = unsafe { (*grant).rule };
@@ -72,7 +76,7 @@ pub(crate) fn outbound(
         return Err(Verdict::answer(Reason::TtlExceeded, 0));
     }
     let resolved = matches!(way.answer, Answer::Found);
-    if resolved && parsed.total() > usize::from(way.mtu) {
+    if resolved && parsed.dont_fragment && parsed.total() > usize::from(way.mtu) {
         return Err(Verdict::answer(Reason::TooBig, way.mtu));
     }
     if !resolved {
@@ -132,6 +136,10 @@ pub(crate) fn inbound(
     slot: u32,
     grant: *const Grant,
 ) -> Result<u64, Verdict> {
+    // Only the first fragment opens a flow.
+    if parsed.fragment != WHOLE && parsed.fragment != FIRST {
+        return Err(Verdict::of(Reason::FragmentOrphan));
+    }
     if u32::from(parsed.class) == CLASS_TCP && !state::opens(parsed.flags) {
         return Err(Verdict::of(Reason::TcpNoFlow));
     }
@@ -267,6 +275,7 @@ fn denied(parsed: &Parsed, bank: u32, address: [u8; 4]) -> bool {
         protocol: parsed.key.protocol,
         port: policy::port_of(parsed),
         counted: true,
+        unsure: false,
     };
     policy::inbound(&subject) == policy::Found::Denied
 }

@@ -53,9 +53,18 @@ pub(crate) enum Kind {
     /// Another protocol.
     #[default]
     OtherProtocol,
-    /// A fragment, first or not: ports may be missing.
+    /// A fragment whose ports are not known.
     Fragment,
 }
+
+/// [`Parsed::fragment`]: a whole packet.
+pub(crate) const WHOLE: u8 = 0;
+/// [`Parsed::fragment`]: the first fragment of several.
+pub(crate) const FIRST: u8 = 1;
+/// [`Parsed::fragment`]: a later fragment, without a transport header.
+pub(crate) const LATER: u8 = 2;
+/// [`Parsed::fragment`]: one that must not be translated: see [`crate::fragment`].
+pub(crate) const TINY: u8 = 3;
 
 /// What later stages need to know. Small: it lives on the stack of the entry point.
 #[repr(C, align(8))]
@@ -85,7 +94,10 @@ pub(crate) struct Parsed {
     pub(crate) icmp_type: u8,
     /// Whether the packet must not be fragmented.
     pub(crate) dont_fragment: bool,
+    /// [`WHOLE`], [`FIRST`], ….
+    pub(crate) fragment: u8,
 }
+const _: () = assert!(size_of::<Parsed>() == 32, "every packet pays for it");
 
 impl Parsed {
     /// Offset of the IPv4 header, bounded.
@@ -142,6 +154,7 @@ pub(crate) fn packet(ctx: *mut xdp_md, parsed: &mut Parsed) -> Result<(), Verdic
     parsed.dont_fragment = flags & 0x40 != 0;
     if fragment & MORE_OR_OFFSET != 0 {
         parsed.kind = Kind::Fragment;
+        parsed.fragment = if fragment & OFFSET == 0 { FIRST } else { LATER };
         return Ok(());
     }
     match protocol {
@@ -198,6 +211,8 @@ const _: () = assert!(size_of::<Ipv4Words>() == IPV4);
 
 /// "More fragments" and the fragment offset, as loaded.
 const MORE_OR_OFFSET: u16 = 0x3fffu16.to_be();
+/// The fragment offset alone, as loaded.
+const OFFSET: u16 = 0x1fffu16.to_be();
 
 #[inline(always)]
 fn ipv4(ctx: *mut xdp_md, frame: &Frame, parsed: &mut Parsed) -> Result<Ipv4Words, Verdict> {

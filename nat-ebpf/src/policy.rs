@@ -34,6 +34,8 @@ pub(crate) struct Subject {
     pub(crate) port: u32,
     /// Whether the policy that applies counts the packet: one that comes to the guard has been counted.
     pub(crate) counted: bool,
+    /// Whether the port will be known later: then a denial is none yet, and not counted.
+    pub(crate) unsure: bool,
 }
 
 /// [`Subject::port`] of a packet.
@@ -120,6 +122,7 @@ fn applies(subject: &Subject, masks: &PolicyMasks, kind: u64, certain: bool) -> 
         return false;
     }
     if subject.counted
+        && (certain || !subject.unsure)
         && let Some(state) = POLICY_STATE.get_ptr_mut(lowest_bit(found))
     {
         // SAFETY: a word of an array element.

@@ -111,10 +111,11 @@ fn outer(ctx: *mut xdp_md, l3: usize, edit: &Edit) -> bool {
     frame::store(ctx, l3, &ip)
 }
 
-/// Rewrites the quoted IP header; returns what that changes in the ICMP checksum.
+/// Rewrites the quoted IP header, its identification too; returns what that changes in the ICMP checksum.
 #[inline(always)]
 fn addresses(quoted: &Quoted, edit: &Edit, inner: &mut [u8; IPV4]) -> Delta {
-    let addresses = edit.addresses(quoted);
+    let addresses = edit.addresses(quoted).word([inner[4], inner[5]], quoted.id);
+    [inner[4], inner[5]] = quoted.id;
     let old = [inner[10], inner[11]];
     let new = addresses.apply(old);
     [inner[10], inner[11]] = new;

@@ -11,7 +11,7 @@ use network_types::{ip::Ipv4Hdr, tcp::TcpHdr};
 use crate::{
     answer::{is_for_us, turn_round, within_budget},
     frame,
-    parse::{Kind, Parsed, TCP},
+    parse::{Kind, Parsed, TCP, WHOLE},
     translate,
 };
 
@@ -33,7 +33,12 @@ pub(crate) extern "C" fn natgw_reset(ctx: *mut xdp_md, parsed: *const Parsed, sl
 
 #[inline(always)]
 fn reset(ctx: *mut xdp_md, parsed: &Parsed) -> bool {
-    if parsed.kind != Kind::Query || parsed.flags & tcp_flag::RST != 0 || !within_budget() {
+    // Of a fragment, it is not known how much there is to acknowledge.
+    if parsed.kind != Kind::Query
+        || parsed.fragment != WHOLE
+        || parsed.flags & tcp_flag::RST != 0
+        || !within_budget()
+    {
         return false;
     }
     let l3 = parsed.network();

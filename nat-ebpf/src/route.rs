@@ -7,7 +7,10 @@ use aya_ebpf::{
 };
 use nat_common::abi::config::MAX_PORTS;
 
-use crate::maps::{PORT_BY_IFINDEX, PORTS};
+use crate::{
+    maps::{PORT_BY_IFINDEX, PORTS, SCRATCH},
+    scratch,
+};
 
 /// `AF_INET`.
 const INET: u8 = 2;
@@ -76,15 +79,20 @@ pub(crate) const HAIRPIN: u8 = 253;
 /// commit e1850ea9bd9e).
 #[inline(never)]
 pub(crate) fn lookup(ctx: *mut xdp_md, from: u32, source: [u8; 4], destination: [u8; 4], way: &mut Route) {
-    // SAFETY: plain data; zero is valid for every field.
-    let mut params: FibParams = unsafe { core::mem::zeroed() };
+    *way = Route::default();
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's own element; XDP programs do not interrupt each other on a CPU. Zero is valid for every field.
+    let params = unsafe {
+        scratch::clear(&raw mut (*scratch).fib);
+        &mut (*scratch).fib
+    };
     params.family = INET;
     params.ifindex = from;
     params.__bindgen_anon_1.tot_len = 1;
     params.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(source);
     params.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(destination);
-    // SAFETY: the context is the program's own, the parameters are on the stack with their true size.
-    let code = unsafe { bpf_fib_lookup(ctx.cast(), &raw mut params, size_of::<FibParams>() as i32, 0) };
+    // SAFETY: the context is the program's own, the parameters have their true size.
+    let code = unsafe { bpf_fib_lookup(ctx.cast(), &raw mut *params, size_of::<FibParams>() as i32, 0) };
     let answer = match code {
         SUCCESS => Answer::Found,
         NO_NEIGHBOUR => Answer::Unresolved,

@@ -4,7 +4,9 @@
 use crate::{
     frame::Frame,
     lookup::Rewrite,
+    maps::SCRATCH,
     parse::{ICMP, Parsed, TCP, UDP},
+    scratch,
 };
 use aya_ebpf::{
     bindings::xdp_md,
@@ -68,8 +70,46 @@ pub(crate) fn packet(
             // The port is kept, and nothing covers the address.
             _ => {}
         }
-        let [a, b, c, d] = rewrite.address;
-        let at = if outbound { 6 } else { 8 };
+    }
+    // SAFETY: as above.
+    unsafe { addresses_and_ttl(ip, outbound, rewrite.address, addresses, decrement_ttl) };
+    Some(())
+}
+
+/// Rewrites the IP header alone: all there is to a later fragment.
+#[inline(always)]
+pub(crate) fn header(
+    frame: &Frame,
+    parsed: &Parsed,
+    l3: usize,
+    rewrite: &Rewrite,
+    decrement_ttl: bool,
+) -> Option<()> {
+    let outbound = matches!(rewrite.direction, Direction::Outbound);
+    let old = if outbound { parsed.key.source } else { parsed.key.destination };
+    let ip = frame.at::<[u16; 10]>(l3)?;
+    let addresses = Delta::ZERO.address(old, rewrite.address);
+    // SAFETY: the pointer comes from `Frame::at`.
+    unsafe { addresses_and_ttl(ip, outbound, rewrite.address, addresses, decrement_ttl) };
+    Some(())
+}
+
+/// Writes one address, which changes the checksum by `addresses`, and the TTL.
+///
+/// # Safety
+/// `ip` comes from [`Frame::at`].
+#[inline(always)]
+unsafe fn addresses_and_ttl(
+    ip: *mut [u16; 10],
+    outbound: bool,
+    address: [u8; 4],
+    addresses: Delta,
+    decrement_ttl: bool,
+) {
+    let [a, b, c, d] = address;
+    let at = if outbound { 6 } else { 8 };
+    // SAFETY: by the caller's promise; indices are within the type.
+    unsafe {
         (*ip)[at] = u16::from_ne_bytes([a, b]);
         (*ip)[at + 1] = u16::from_ne_bytes([c, d]);
         let mut changes = addresses;
@@ -81,11 +121,23 @@ pub(crate) fn packet(
         }
         (*ip)[5] = changes.apply_native((*ip)[5]);
     }
+}
+
+/// Writes another IP identification.
+#[inline(always)]
+pub(crate) fn identification(frame: &Frame, l3: usize, id: [u8; 2]) -> Option<()> {
+    let ip = frame.at::<[u16; 10]>(l3)?;
+    let new = u16::from_ne_bytes(id);
+    // SAFETY: as above.
+    unsafe {
+        (*ip)[5] = Delta::ZERO.native((*ip)[2], new).apply_native((*ip)[5]);
+        (*ip)[2] = new;
+    }
     Some(())
 }
 
 /// Longest stretch that [`sum`] adds up: an ICMP header and a quotation of 60 + 8 bytes, rounded up.
-const SUM_BYTES: usize = 80;
+pub(crate) const SUM_BYTES: usize = 80;
 
 /// Ones' complement sum, folded, of `length` bytes (even, 80 at most) at `offset`; `None` beyond the frame.
 ///
@@ -93,19 +145,23 @@ const SUM_BYTES: usize = 80;
 /// the verifier cannot follow.
 #[inline(never)]
 pub(crate) fn sum(ctx: *mut xdp_md, offset: u32, length: u32) -> u32 {
-    let mut bytes = [0u16; SUM_BYTES / 2];
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return UNREADABLE };
     if length == 0 || length > SUM_BYTES as u32 {
         return UNREADABLE;
     }
-    // SAFETY: the buffer holds `length` bytes.
-    if unsafe { bpf_xdp_load_bytes(ctx, offset, bytes.as_mut_ptr().cast(), length) } != 0 {
-        return UNREADABLE;
+    // SAFETY: this CPU's own element; the buffer holds `length` bytes.
+    unsafe {
+        let bytes = &raw mut (*scratch).bytes;
+        scratch::clear(bytes);
+        if bpf_xdp_load_bytes(ctx, offset, bytes.cast(), length) != 0 {
+            return UNREADABLE;
+        }
+        let mut sum = 0u32;
+        for word in *bytes {
+            sum += u32::from(word);
+        }
+        u32::from(fold(sum))
     }
-    let mut sum = 0u32;
-    for word in bytes {
-        sum += u32::from(word);
-    }
-    u32::from(fold(sum))
 }
 
 /// Bytes that [`long_sum`] adds up at a time.

@@ -87,6 +87,12 @@ impl Verdict {
         self.reason == reason as u32
     }
 
+    /// Whether the packet goes to the stack.
+    #[inline(always)]
+    pub(crate) const fn is_pass(self) -> bool {
+        self.action == xdp_action::XDP_PASS
+    }
+
     /// Number of the reason.
     #[inline(always)]
     pub(crate) const fn reason(self) -> u32 {

@@ -2,7 +2,8 @@
 //! Packets and what must become of them, as data, with one runner.
 //!
 //! Which SNAT port a flow gets is random. A case writes [`P1`], [`P2`], … for it: the first frame that leaves with
-//! such a source port fixes what it stands for, in everything that follows.
+//! such a source port fixes what it stands for, in everything that follows. Likewise [`I1`], … for the IP identifications
+//! that fragments get.
 
 use nat_common::abi::{
     config::{ROLE_INSIDE, ROLE_OUTSIDE},
@@ -25,6 +26,13 @@ pub const P1: u16 = 65_521;
 pub const P2: u16 = 65_522;
 /// Stands for the SNAT port of the third flow.
 pub const P3: u16 = 65_523;
+
+/// Stands for the IP identification that the first packet with one gets.
+pub const I1: u16 = 65_501;
+/// Stands for another.
+pub const I2: u16 = 65_502;
+/// Stands for another.
+pub const I3: u16 = 65_503;
 
 /// What must become of a packet.
 #[derive(Clone, Debug)]

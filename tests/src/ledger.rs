@@ -41,6 +41,10 @@ impl Ledger {
             refusals_reset,
             resets_on_packet,
             resets_doubted,
+            fragments_held,
+            fragments_released,
+            fragments_expired,
+            fragments_lost,
         } = lab.maps.sum_counters()?;
         rows.add("seen", seen);
         rows.add("seen_bytes", seen_bytes);
@@ -58,6 +62,10 @@ impl Ledger {
         rows.add("refusals_reset", refusals_reset);
         rows.add("resets_on_packet", resets_on_packet);
         rows.add("resets_doubted", resets_doubted);
+        rows.add("fragments_held", fragments_held);
+        rows.add("fragments_released", fragments_released);
+        rows.add("fragments_expired", fragments_expired);
+        rows.add("fragments_lost", fragments_lost);
         for slot in 0..u32::try_from(lab.world.backends.len())? {
             let BackendState { flows, refused_rule, refused_policy } =
                 lab.maps.backend_state.get(&slot, 0)?;

@@ -7,8 +7,8 @@ use nat_common::abi::counters::Reason;
 use nat_tests::{
     case::run_all,
     cases::{
-        self, deny, errors, forward, hairpin, icmp_queries, instance, mapping, mss, policy, precedence,
-        protocols, refusal, rests, tcp, timers, translate, vlan,
+        self, deny, errors, forward, fragments, hairpin, icmp_queries, instance, mapping, mss, policy,
+        precedence, protocols, refusal, rests, tcp, timers, translate, vlan,
     },
 };
 
@@ -25,6 +25,11 @@ fn policy() {
 #[test]
 fn forward() {
     run_all(&forward::cases());
+}
+
+#[test]
+fn fragments() {
+    run_all(&fragments::cases());
 }
 
 #[test]

@@ -80,7 +80,7 @@ reasons! {
     TableFull = 22, "table_full", Dropped, "the flow table is full";
     TableShare = 23, "table_share", Dropped, "the backend has used up its share of the flow table";
     TableError = 24, "table_error", Dropped, "the kernel refused a table update for another reason than a full table";
-    Fragment = 25, "fragment", Dropped, "a fragment: not translated";
+    Fragment = 25, "fragment", Dropped, "a fragment of another protocol than TCP, UDP and ICMP echo: not translated";
     Malformed = 26, "malformed", Dropped, "lengths or header fields contradict each other or the frame";
     BadChecksum = 27, "bad_checksum", Dropped, "wrong checksum: of the IPv4 header in a packet that would open a flow, or of an ICMP error that would be translated";
     TcpNoFlow = 28, "tcp_no_flow", Dropped, "TCP segment that opens nothing (not a SYN) and matches no flow";
@@ -88,7 +88,7 @@ reasons! {
     IcmpUnsupported = 30, "icmp_unsupported", Dropped, "ICMP type that is neither a query nor an error, or a reply to no request";
     IcmpErrorNoFlow = 31, "icmp_error_no_flow", Dropped, "ICMP error that quotes no flow of ours";
     TtlExceededSilent = 32, "ttl_exceeded_silent", Dropped, "TTL ran out here, not answered: rate limit, or the packet must not be answered";
-    TooBigSilent = 33, "too_big_silent", Dropped, "larger than the next link, not answered: may be fragmented (not done here), rate limit, or must not be answered";
+    TooBigSilent = 33, "too_big_silent", Dropped, "larger than the next link, not answered: rate limit, or must not be answered";
     WrongSide = 34, "wrong_side", Dropped, "matches a flow, but arrived from the wrong side";
     FlowRace = 35, "flow_race", Dropped, "another CPU was changing the flow at the same moment";
     FlowRecycled = 36, "flow_recycled", Dropped, "the table entry changed hands while it was read";
@@ -107,6 +107,11 @@ reasons! {
     SearchCut = 49, "search_cut", Dropped, "the search for a free port was cut short; what it learnt is kept, and the next packet goes on from there";
     Hairpinned = 50, "hairpinned", Translated, "from a backend to the SNAT port of a mapping: translated twice, and sent to the mapping's backend";
     HairpinUnresolved = 51, "hairpin_unresolved", Dropped, "from a backend to the SNAT port of a mapping, whose backend's MAC address is not known yet";
+    FragmentHeld = 52, "fragment_held", Passed, "a fragment that came before the first one of its datagram, or the first one that others wait for: kept, and sent with it, by the program on TC ingress";
+    FragmentOrphan = 53, "fragment_orphan", Dropped, "a later fragment of a datagram whose first fragment was dropped, or whose flow is gone";
+    FragmentTiny = 54, "fragment_tiny", Dropped, "a first fragment without a whole transport header, or a TCP fragment that would overwrite one (RFC 1858, RFC 3128)";
+    FragmentLimit = 55, "fragment_limit", Dropped, "the backend, or the frontend, begins more fragmented datagrams than there is room for";
+    TooBigToStack = 56, "too_big_to_stack", Passed, "larger than the next link and may be fragmented: the stack does so, the guard translates the pieces";
 }
 
 impl Reason {
@@ -154,8 +159,16 @@ pub struct Counters {
     pub resets_on_packet: u64,
     /// RST segments that were translated and not believed ([`super::grant::RULE_RESET_CHECK`]).
     pub resets_doubted: u64,
+    /// Fragments that were held until the first one of their datagram came.
+    pub fragments_held: u64,
+    /// Of these, sent on, or given to the stack, when it had come.
+    pub fragments_released: u64,
+    /// Of these, overwritten because it did not come in time. Those still in place are in `HELD`.
+    pub fragments_expired: u64,
+    /// Fragments that could not be held: no slot, or too long; or could not be sent on.
+    pub fragments_lost: u64,
 }
-layout!(Counters, 16 + 16 * REASON_SLOTS + 80);
+layout!(Counters, 16 + 16 * REASON_SLOTS + 112);
 
 #[cfg(test)]
 mod tests {

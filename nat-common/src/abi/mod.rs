@@ -9,6 +9,7 @@ pub mod config;
 pub mod counters;
 pub mod event;
 pub mod flow;
+pub mod fragment;
 pub mod grant;
 pub mod names;
 pub mod policy;

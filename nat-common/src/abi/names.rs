@@ -8,6 +8,8 @@ pub const PIN_ROOT: &str = "/sys/fs/bpf/natgw";
 pub const PROGRAM_XDP: &str = "natgw_xdp";
 /// TC egress program: translates or stops what the kernel itself forwards from inside to outside.
 pub const PROGRAM_GUARD: &str = "natgw_guard";
+/// TC ingress program: keeps fragments that came before the first one of their datagram.
+pub const PROGRAM_HOLD: &str = "natgw_hold";
 /// Raw tracepoint program, run only through `BPF_PROG_TEST_RUN`: one pass of the idle sweep.
 pub const PROGRAM_SWEEP: &str = "natgw_sweep";
 
@@ -75,6 +77,16 @@ pub const TABLE: &str = "TABLE";
 pub const SWEEP: &str = "SWEEP";
 /// 0 → token bucket of generated ICMP errors, per CPU.
 pub const ICMP_BUDGET: &str = "ICMP_BUDGET";
+/// [`super::fragment::FragmentKey`] → [`super::fragment::FragmentEntry`].
+pub const FRAGMENTS: &str = "FRAGMENTS";
+/// A hash of a backend's or frontend's address → [`super::fragment::FragmentShare`].
+pub const FRAGMENT_SHARES: &str = "FRAGMENT_SHARES";
+/// [`super::fragment::held_slot`] → [`super::fragment::HeldFragment`].
+pub const HELD: &str = "HELD";
+/// Likewise → the fragment, from its IP header on.
+pub const HELD_DATA: &str = "HELD_DATA";
+/// A hash of frontend, destination and protocol → the next IP identification, as `u64`.
+pub const IDENTS: &str = "IDENTS";
 /// Ring buffer of [`super::event::Event`].
 pub const EVENTS: &str = "EVENTS";
 
@@ -83,9 +95,9 @@ pub const RESETS: &str = "RESETS";
 /// 0 → [`super::event::ResetCounts`].
 pub const RESET_COUNTS: &str = "RESET_COUNTS";
 
-/// Maps that are pinned: all except per-CPU scratch ([`ICMP_BUDGET`], `SEARCH`, `ICMP_WORK`, `TURN`) and the log buffer of
+/// Maps that are pinned: all except per-CPU scratch ([`ICMP_BUDGET`], `SCRATCH`, `SEARCH`, `ICMP_WORK`, `TURN`) and the log buffer of
 /// aya-log.
-pub const PINNED_MAPS: [&str; 34] = [
+pub const PINNED_MAPS: [&str; 39] = [
     FLOWS,
     RECORDS,
     ROOTS,
@@ -117,6 +129,11 @@ pub const PINNED_MAPS: [&str; 34] = [
     COUNTERS,
     TABLE,
     SWEEP,
+    FRAGMENTS,
+    FRAGMENT_SHARES,
+    HELD,
+    HELD_DATA,
+    IDENTS,
     EVENTS,
     RESETS,
     RESET_COUNTS,

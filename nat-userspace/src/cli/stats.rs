@@ -187,6 +187,15 @@ fn footer(out: &mut dyn Write, style: Style, stats: &Stats) -> std::io::Result<(
         count(guard.dropped)
     );
     render::fact(out, style, "guard", &guarded.into())?;
+    let fragments = stats.fragments;
+    let early = format!(
+        "{} wait for the first of their datagram; {} did and were sent, {} in vain; {} could not be kept",
+        count(fragments.now),
+        count(fragments.released),
+        count(fragments.expired),
+        count(fragments.lost)
+    );
+    render::fact(out, style, "fragments", &early.into())?;
     let held = format!(
         "{} flows, {} above their backend's share; {} reclaimed by the sweep, {} by the data path",
         count(table.flows),

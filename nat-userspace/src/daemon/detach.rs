@@ -12,7 +12,11 @@ use super::{
     netlink::Netlink,
     offload,
 };
-use crate::datapath::{attach, guard, pin::Instance};
+use crate::datapath::{
+    attach,
+    guard::{self, Hook},
+    pin::Instance,
+};
 
 /// Removes programs, pins, added addresses and switched settings of `instance`. Returns what was done, in words;
 /// empty: there was nothing. May be repeated after a failure.
@@ -31,14 +35,16 @@ pub async fn detach(instance: &Instance) -> Result<Vec<String>> {
         attach::remove(instance, &device)?;
         done.push(format!("XDP program removed from `{device}`"));
     }
-    let mut guarded = instance.guard_interfaces()?;
-    if !guard::has_tcx() {
-        // Filters have no pins to find them by.
-        guarded = Netlink::open()?.devices().await?.into_iter().map(|device| device.name).collect();
-    }
-    for interface in guarded {
-        if guard::remove(instance, &interface)? {
-            done.push(format!("guard removed from `{interface}`"));
+    for hook in Hook::ALL {
+        let mut on = hook.interfaces(instance)?;
+        if !guard::has_tcx() {
+            // Filters have no pins to find them by.
+            on = Netlink::open()?.devices().await?.into_iter().map(|device| device.name).collect();
+        }
+        for interface in on {
+            if guard::remove(instance, hook, &interface)? {
+                done.push(format!("{} removed from `{interface}`", hook.name()));
+            }
         }
     }
     let pins = instance.remove_pins()?;

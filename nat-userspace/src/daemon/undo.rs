@@ -11,7 +11,11 @@ use super::{
     netlink::Netlink,
     offload,
 };
-use crate::datapath::{attach, guard, pin::Instance};
+use crate::datapath::{
+    attach,
+    guard::{self, Hook},
+    pin::Instance,
+};
 
 /// One thing that was done and can be undone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +24,8 @@ pub(super) enum Done {
     Pins,
     /// An address was added to the interface with this index.
     Address(u32, Ipv4Addr),
-    /// The guard was attached to an interface.
-    Guard(String),
+    /// A TC program was attached to an interface.
+    Tc(Hook, String),
     /// The XDP program was attached to a device.
     Xdp(String),
     /// Forwarding was switched on for an interface.
@@ -64,8 +68,8 @@ async fn undo(done: &Done, instance: &Instance, netlink: &Netlink, state: &mut H
             netlink.remove_address(*index, *address).await?;
             state.addresses.remove(address);
         }
-        Done::Guard(interface) => {
-            guard::remove(instance, interface)?;
+        Done::Tc(hook, interface) => {
+            guard::remove(instance, *hook, interface)?;
         }
         Done::Xdp(device) => {
             attach::remove(instance, device)?;

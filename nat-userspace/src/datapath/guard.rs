@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Attaches the guard to outside interfaces: by a pinned TCX link where the kernel has them (6.6), else as a
-//! `clsact` filter, which the kernel keeps without a pin.
+//! Attaches the TC programs: the guard to egress of outside interfaces, the hold to ingress of all; by a pinned TCX link
+//! where the kernel has them (6.6), else as a `clsact` filter, which the kernel keeps without a pin.
 
-use std::{fs, io};
+use std::{fs, io, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -23,35 +23,99 @@ use super::{load, pin::Instance};
 const PRIORITY: u16 = 1;
 const HANDLE: TcHandle = TcHandle::new(0, 0x6e67);
 
+/// A TC program, and where it belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Egress of outside interfaces: nothing leaves untranslated.
+    Guard,
+    /// Ingress of every interface: fragments wait for the first one of their datagram.
+    Hold,
+}
+
+impl Hook {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Guard, Self::Hold];
+
+    /// What it is called in logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Guard => "guard",
+            Self::Hold => "hold",
+        }
+    }
+
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Guard => names::PROGRAM_GUARD,
+            Self::Hold => names::PROGRAM_HOLD,
+        }
+    }
+
+    const fn direction(self) -> TcAttachType {
+        match self {
+            Self::Guard => TcAttachType::Egress,
+            Self::Hold => TcAttachType::Ingress,
+        }
+    }
+
+    /// The guard is the last to see what leaves, the hold the first to see what comes in.
+    fn order(self) -> LinkOrder {
+        match self {
+            Self::Guard => LinkOrder::last(),
+            Self::Hold => LinkOrder::first(),
+        }
+    }
+
+    fn link(self, instance: &Instance, interface: &str) -> PathBuf {
+        match self {
+            Self::Guard => instance.guard_link(interface),
+            Self::Hold => instance.hold_link(interface),
+        }
+    }
+
+    /// Interfaces with a pinned link of it.
+    ///
+    /// # Errors
+    ///
+    /// When the pin directory exists and cannot be read.
+    pub fn interfaces(self, instance: &Instance) -> Result<Vec<String>> {
+        match self {
+            Self::Guard => instance.guard_interfaces(),
+            Self::Hold => instance.hold_interfaces(),
+        }
+    }
+}
+
 /// Whether the kernel has TCX links, which are pinned: since Linux 6.6.
 #[must_use]
 pub fn has_tcx() -> bool {
     KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
 }
 
-/// Puts the guard of `ebpf` on `interface`; true: it was not there before.
+/// Puts a TC program of `ebpf` on `interface`; true: it was not there before.
 ///
 /// # Errors
 ///
 /// When the kernel refuses; then nothing has changed.
-pub fn put(instance: &Instance, ebpf: &mut Ebpf, interface: &str) -> Result<bool> {
+pub fn put(instance: &Instance, ebpf: &mut Ebpf, hook: Hook, interface: &str) -> Result<bool> {
     let mut put = || {
-        if has_tcx() { put_link(instance, ebpf, interface) } else { put_filter(ebpf, interface) }
+        if has_tcx() { put_link(instance, ebpf, hook, interface) } else { put_filter(ebpf, hook, interface) }
     };
-    let new = put().with_context(|| format!("attaching the guard to `{interface}`"))?;
+    let new = put().with_context(|| format!("attaching the {} to `{interface}`", hook.name()))?;
     if new {
-        info!("{interface}: guard attached");
+        info!("{interface}: {} attached", hook.name());
     }
     Ok(new)
 }
 
-fn put_link(instance: &Instance, ebpf: &mut Ebpf, interface: &str) -> Result<bool> {
-    let path = instance.guard_link(interface);
-    let program = load::guard(ebpf)?;
+fn put_link(instance: &Instance, ebpf: &mut Ebpf, hook: Hook, interface: &str) -> Result<bool> {
+    let path = hook.link(instance, interface);
+    let program = load::classifier(ebpf, hook.program())?;
     match PinnedLink::from_pin(&path) {
         Ok(link) => {
             let link = FdLink::from(link);
-            if is_on(&link, interface)? {
+            if is_on(&link, hook, interface)? {
                 let id = program.attach_to_link(SchedClassifierLink::try_from(link)?)?;
                 drop(program.take_link(id)?);
                 return Ok(false);
@@ -62,33 +126,33 @@ fn put_link(instance: &Instance, ebpf: &mut Ebpf, interface: &str) -> Result<boo
         Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error.into()),
     }
-    let options = TcAttachOptions::TcxOrder(LinkOrder::last());
-    let id = program.attach_with_options(interface, TcAttachType::Egress, options)?;
+    let options = TcAttachOptions::TcxOrder(hook.order());
+    let id = program.attach_with_options(interface, hook.direction(), options)?;
     let link = FdLink::try_from(program.take_link(id)?)?;
     link.pin(&path).with_context(|| format!("pinning link `{}`", path.display()))?;
     Ok(true)
 }
 
-fn is_on(link: &FdLink, interface: &str) -> Result<bool> {
+fn is_on(link: &FdLink, hook: Hook, interface: &str) -> Result<bool> {
     let program = link.info()?.program_id();
-    let (_revision, attached) = SchedClassifier::query_tcx(interface, TcAttachType::Egress)?;
+    let (_revision, attached) = SchedClassifier::query_tcx(interface, hook.direction())?;
     Ok(attached.iter().any(|info| info.id() == program))
 }
 
-fn put_filter(ebpf: &mut Ebpf, interface: &str) -> Result<bool> {
+fn put_filter(ebpf: &mut Ebpf, hook: Hook, interface: &str) -> Result<bool> {
     match tc::qdisc_add_clsact(interface) {
         Err(TcError::AlreadyAttached) | Ok(()) => {}
         Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error.into()),
     }
-    let program = load::guard(ebpf)?;
+    let program = load::classifier(ebpf, hook.program())?;
     let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
     let attached =
-        program.attach_with_options(interface, TcAttachType::Egress, TcAttachOptions::Netlink(options));
+        program.attach_with_options(interface, hook.direction(), TcAttachOptions::Netlink(options));
     let (id, new) = match attached {
         Ok(id) => (id, true),
         Err(ProgramError::TcError(_)) => {
-            let old = SchedClassifierLink::attached(interface, TcAttachType::Egress, PRIORITY, HANDLE, None)?;
+            let old = SchedClassifierLink::attached(interface, hook.direction(), PRIORITY, HANDLE, None)?;
             (program.attach_to_link(old)?, false)
         }
         Err(error) => return Err(error.into()),
@@ -98,23 +162,22 @@ fn put_filter(ebpf: &mut Ebpf, interface: &str) -> Result<bool> {
     Ok(new)
 }
 
-/// Takes the guard off `interface`; false: there was none.
+/// Takes a TC program off `interface`; false: it was not there.
 ///
 /// # Errors
 ///
 /// When the kernel refuses.
-pub fn remove(instance: &Instance, interface: &str) -> Result<bool> {
-    let path = instance.guard_link(interface);
+pub fn remove(instance: &Instance, hook: Hook, interface: &str) -> Result<bool> {
+    let path = hook.link(instance, interface);
     let removed = match fs::remove_file(&path) {
         Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(error).with_context(|| format!("removing link `{}`", path.display())),
     };
     let removed = removed
-        || !has_tcx()
-            && tc::qdisc_detach_program(interface, TcAttachType::Egress, names::PROGRAM_GUARD).is_ok();
+        || !has_tcx() && tc::qdisc_detach_program(interface, hook.direction(), hook.program()).is_ok();
     if removed {
-        info!("{interface}: guard detached");
+        info!("{interface}: {} detached", hook.name());
     }
     Ok(removed)
 }

@@ -44,7 +44,7 @@ pub struct Constants {
 }
 
 impl Constants {
-    /// For programs that belong to no device: guard and sweep.
+    /// For programs that belong to no device: guard, hold and sweep.
     pub const NO_DEVICE: Self = Self { slot: NO_SLOT, role: 0, lower: 0, trunk: 0 };
 }
 
@@ -112,15 +112,15 @@ pub fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp> {
     Ok(program)
 }
 
-/// The guard of a loaded object, accepted by the verifier.
+/// A TC program of a loaded object, accepted by the verifier.
 ///
 /// # Errors
 ///
 /// As [`xdp`].
-pub fn guard(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {
-    let program: &mut SchedClassifier = program(ebpf, names::PROGRAM_GUARD)?.try_into()?;
+pub fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    let program: &mut SchedClassifier = program(ebpf, name)?.try_into()?;
     if program.fd().is_err() {
-        program.load().map_err(|error| refused(names::PROGRAM_GUARD, error))?;
+        program.load().map_err(|error| refused(name, error))?;
     }
     Ok(program)
 }

@@ -77,6 +77,12 @@ impl Instance {
         self.pins().join(format!("{GUARD_LINK}{}", escape(interface)))
     }
 
+    /// Pin of the link that holds the program on TC ingress of `interface`.
+    #[must_use]
+    pub fn hold_link(&self, interface: &str) -> PathBuf {
+        self.pins().join(format!("{HOLD_LINK}{}", escape(interface)))
+    }
+
     /// Control socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
@@ -111,6 +117,15 @@ impl Instance {
     /// As [`Self::xdp_devices`].
     pub fn guard_interfaces(&self) -> Result<Vec<String>> {
         self.pinned(GUARD_LINK)
+    }
+
+    /// Interfaces with a pinned link on TC ingress.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::xdp_devices`].
+    pub fn hold_interfaces(&self) -> Result<Vec<String>> {
+        self.pinned(HOLD_LINK)
     }
 
     fn pinned(&self, prefix: &str) -> Result<Vec<String>> {
@@ -209,6 +224,8 @@ impl Instance {
 const RUN_DIRECTORY: &str = "/run/natgw";
 const XDP_LINK: &str = "link_";
 const GUARD_LINK: &str = "guard_";
+/// Beginning of the names of pins of links on TC ingress.
+pub(super) const HOLD_LINK: &str = "hold_";
 /// bpffs refuses dots in names, interface names may contain dots but no colons (`dev_valid_name`).
 const ESCAPED_DOT: &str = ":";
 
@@ -216,11 +233,11 @@ fn escape(interface: &str) -> String {
     interface.replace('.', ESCAPED_DOT)
 }
 
-/// XDP first, then the guard, then maps: while XDP is there the guard has to be.
+/// XDP first, then the TC programs, then maps: while XDP is there the guard has to be.
 fn rank(name: &str) -> u8 {
     match name {
         _ if name.starts_with(XDP_LINK) => 0,
-        _ if name.starts_with(GUARD_LINK) => 1,
+        _ if name.starts_with(GUARD_LINK) || name.starts_with(HOLD_LINK) => 1,
         _ => 2,
     }
 }

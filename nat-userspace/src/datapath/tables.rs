@@ -19,6 +19,7 @@ use nat_common::abi::{
     config::{BANKS, CLASSES, Control, Frontend, META_MAGIC, Meta, PortConfig, SweepArgs},
     counters::Counters,
     flow::{FlowEntry, FlowKey},
+    fragment::HeldFragment,
     grant::{BackendInfo, BackendState, Grant, GrantState, PortSet, Quota, Rule},
     names,
     policy::{Instance as InstanceIp, InstanceKey, PolicyInfo, PolicyState},
@@ -27,8 +28,12 @@ use nat_common::abi::{
 use super::{
     batch::{LayoutError, TypedMap},
     bpf::{self, Access},
+    pin::HOLD_LINK,
 };
-use crate::{clock, view::instance::Instance};
+use crate::{
+    clock,
+    view::instance::{Instance, waiting},
+};
 
 /// Times that the tables are read again because a reload came in between.
 const ATTEMPTS: u32 = 8;
@@ -129,7 +134,9 @@ pub enum AttachmentKind {
     Program,
     /// The guard, a TCX program.
     Guard,
-    /// Neither.
+    /// The program on TC ingress.
+    Hold,
+    /// None of these.
     Other,
 }
 
@@ -224,6 +231,7 @@ impl Tables {
             policies: self.bank::<PolicyInfo>(names::POLICY_INFO, control, u32::MAX)?,
             policy_states: self.array::<PolicyState>(names::POLICY_STATE, u32::MAX)?,
             instances: self.instance_ips(control)?,
+            held: waiting(&self.array::<HeldFragment>(names::HELD, u32::MAX)?, clock::now()),
         })
     }
 
@@ -294,6 +302,7 @@ impl Tables {
             let info = link.and_then(|link| bpf::link_info(link.as_fd())).ok();
             let kind = match info.map(|info| info.kind) {
                 Some(bpf::LINK_XDP) => AttachmentKind::Program,
+                Some(bpf::LINK_TCX) if pin.starts_with(HOLD_LINK) => AttachmentKind::Hold,
                 Some(bpf::LINK_TCX) => AttachmentKind::Guard,
                 _ => AttachmentKind::Other,
             };

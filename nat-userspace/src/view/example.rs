@@ -135,6 +135,7 @@ pub(crate) fn instance() -> Instance {
         policies,
         policy_states,
         instances: Vec::new(),
+        held: (3, 1),
     }
 }
 
@@ -304,5 +305,6 @@ pub(crate) fn counters() -> Vec<Counters> {
     let mut other = cpu;
     other.guard_translated = 4;
     other.guard_dropped = 1;
+    (other.fragments_held, other.fragments_released, other.fragments_expired) = (9, 5, 1);
     vec![cpu, other]
 }

@@ -14,6 +14,7 @@ use nat_common::{
             SweepArgs, Table, name_of,
         },
         event::ResetCounts,
+        fragment::{HELD_READY, HELD_TICKS, HeldFragment},
         grant::{BackendInfo, BackendState, Grant, GrantState, PortSet, Quota, Rule},
         policy::{self, PolicyInfo, PolicyState},
     },
@@ -62,6 +63,21 @@ pub struct Instance {
     pub policy_states: Vec<PolicyState>,
     /// Instance IPs, network byte order, ascending, and whose they are.
     pub instances: Vec<([u8; 4], policy::Instance)>,
+    /// Fragments that wait for the first one of their datagram, and those that waited in vain and are still in place.
+    pub held: (u64, u64),
+}
+
+/// Fragments that are held: those that may still be sent, and those whose time is over.
+#[must_use]
+pub fn waiting(held: &[HeldFragment], now: Tick) -> (u64, u64) {
+    let age = |held: &HeldFragment| {
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves of the word")]
+        let (state, since) = (held.word as u32, (held.word >> 32) as u32);
+        (state == HELD_READY).then_some(now.wrapping_sub(since))
+    };
+    let (waiting, late): (Vec<Tick>, Vec<Tick>) =
+        held.iter().filter_map(age).partition(|age| *age <= HELD_TICKS);
+    (waiting.len() as u64, late.len() as u64)
 }
 
 impl Instance {

@@ -51,6 +51,10 @@ impl Reading {
                 refusals_reset,
                 resets_on_packet,
                 resets_doubted,
+                fragments_held,
+                fragments_released,
+                fragments_expired,
+                fragments_lost,
             } = cpu;
             sum.seen += seen;
             sum.seen_bytes += seen_bytes;
@@ -68,6 +72,10 @@ impl Reading {
             sum.refusals_reset += refusals_reset;
             sum.resets_on_packet += resets_on_packet;
             sum.resets_doubted += resets_doubted;
+            sum.fragments_held += fragments_held;
+            sum.fragments_released += fragments_released;
+            sum.fragments_expired += fragments_expired;
+            sum.fragments_lost += fragments_lost;
         }
         Self { cpus: cpus.len() as u64, sum }
     }
@@ -126,6 +134,21 @@ impl Serialize for ByReason {
         }
         map.end()
     }
+}
+
+/// Fragments that came before the first one of their datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Held {
+    /// Waiting now.
+    pub now: u64,
+    /// Kept so far.
+    pub total: u64,
+    /// Of these, sent on when the first had come.
+    pub released: u64,
+    /// Of these, given up because it did not.
+    pub expired: u64,
+    /// Not kept, for want of a slot or because they were too long; or not to be sent on.
+    pub lost: u64,
 }
 
 /// What the guard did with packets that the stack forwarded.
@@ -210,6 +233,8 @@ pub struct Stats {
     pub fates: BTreeMap<&'static str, u64>,
     /// Guard.
     pub guard: Guard,
+    /// Fragments out of order.
+    pub fragments: Held,
     /// Slow paths and losses.
     pub internals: Internals,
     /// TCP resets.
@@ -262,6 +287,14 @@ impl Stats {
             verdicts,
             bytes: ByReason(sum.bytes),
             guard: Guard { translated: sum.guard_translated, dropped: sum.guard_dropped },
+            fragments: Held {
+                now: instance.held.0,
+                total: sum.fragments_held,
+                released: sum.fragments_released,
+                // Those that nobody has overwritten yet, too.
+                expired: sum.fragments_expired + instance.held.1,
+                lost: sum.fragments_lost,
+            },
             internals: Internals {
                 events_lost: sum.events_lost,
                 record_fallbacks: sum.record_fallbacks,

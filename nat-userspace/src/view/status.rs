@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Verdicts that an operator should know about when there are any.
-pub const ATTENTION: [Reason; 16] = [
+pub const ATTENTION: [Reason; 17] = [
     Reason::NoFreePort,
     Reason::PortCap,
     Reason::SearchCut,
@@ -46,6 +46,7 @@ pub const ATTENTION: [Reason; 16] = [
     Reason::NoRoute,
     Reason::ForwardingOff,
     Reason::Fragment,
+    Reason::FragmentLimit,
     Reason::TooBigSilent,
     Reason::TableError,
     Reason::NotConfigured,

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
-    Case, Expect, Input, P1, Step,
+    Case, Expect, I1, Input, P1, Step,
     answer::{self, Answer},
     arriving, leaving,
 };
@@ -101,11 +101,17 @@ fn input(lab: &Lab, step: &Step, bindings: &Bindings) -> Vec<u8> {
 
 fn incoming(lab: &Lab, slot: usize, packet: &Packet, bindings: &Bindings) -> Vec<u8> {
     let mut packet = packet.clone();
-    packet.map_ports(&mut |port| bindings.get(&port).copied().unwrap_or(port));
+    fill_in(&mut packet, bindings);
     if packet.link.is_none() {
         packet.link = Some(arriving(&lab.world, slot, &packet));
     }
     packet.frame()
+}
+
+/// Replaces placeholders by what they stand for.
+fn fill_in(packet: &mut Packet, bindings: &Bindings) {
+    packet.map_ports(&mut |port| bindings.get(&port).copied().unwrap_or(port));
+    packet.map_ids(&mut |id| bindings.get(&id).copied().unwrap_or(id));
 }
 
 fn judge(lab: &Lab, step: &Step, frame: &[u8], outcome: &Outcome, bindings: &mut Bindings) -> Result<()> {
@@ -119,7 +125,7 @@ fn judge(lab: &Lab, step: &Step, frame: &[u8], outcome: &Outcome, bindings: &mut
             action(if same { &[Action::Tx, Action::Redirect] } else { &[Action::Redirect] })?;
             let mut packet = packet.as_ref().clone();
             bind(lab, &packet, &outcome.frame, bindings)?;
-            packet.map_ports(&mut |port| bindings.get(&port).copied().unwrap_or(port));
+            fill_in(&mut packet, bindings);
             if packet.link.is_none() {
                 packet.link = Some(leaving(&lab.world, *slot, &packet));
             }
@@ -128,7 +134,8 @@ fn judge(lab: &Lab, step: &Step, frame: &[u8], outcome: &Outcome, bindings: &mut
         Expect::PassedAs(packet) => {
             action(&[Action::Pass])?;
             let mut packet = packet.as_ref().clone();
-            packet.map_ports(&mut |port| bindings.get(&port).copied().unwrap_or(port));
+            bind_id(&packet, &outcome.frame, bindings)?;
+            fill_in(&mut packet, bindings);
             if packet.link.is_none() {
                 packet.link = Some(arriving(&lab.world, step.slot, &packet));
             }
@@ -156,6 +163,7 @@ fn judge(lab: &Lab, step: &Step, frame: &[u8], outcome: &Outcome, bindings: &mut
 
 /// Learns what a placeholder in the expected source stands for, and checks that the backend may use it.
 fn bind(lab: &Lab, expected: &Packet, found: &[u8], bindings: &mut Bindings) -> Result<()> {
+    bind_id(expected, found, bindings)?;
     let placeholder = expected.source.1;
     if placeholder < P1 || bindings.contains_key(&placeholder) {
         return Ok(());
@@ -168,6 +176,20 @@ fn bind(lab: &Lab, expected: &Packet, found: &[u8], bindings: &mut Bindings) -> 
     });
     ensure!(granted, "sent from {address:?}:{port}, which no backend was granted");
     bindings.insert(placeholder, port);
+    Ok(())
+}
+
+/// Learns what a placeholder for an identification stands for, and that no other stands for the same.
+fn bind_id(expected: &Packet, found: &[u8], bindings: &mut Bindings) -> Result<()> {
+    let placeholder = expected.id;
+    if !(I1..P1).contains(&placeholder) || bindings.contains_key(&placeholder) {
+        return Ok(());
+    }
+    let parsed = verify(found).map_err(anyhow::Error::msg).context("the frame that was sent")?;
+    let id = u16::from_be_bytes([parsed.packet[4], parsed.packet[5]]);
+    let taken = bindings.iter().any(|(other, value)| (I1..P1).contains(other) && *value == id);
+    ensure!(!taken, "identification {id:#06x} a second time");
+    bindings.insert(placeholder, id);
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use nat_common::abi::counters::Reason;
 
 use crate::{
-    case::{Case, P1, P2},
+    case::{Case, I1, P1, P2, rewritten},
     harness::{
         World,
         world::{Act, DB, FRONTEND, NEAR, Policy, SERVER, SERVER2, STRANGER, WEB},
@@ -201,28 +201,43 @@ fn subjects() -> Vec<Case> {
     ]
 }
 
-/// What names ports and meets a packet whose port cannot be seen: denied, and not bypassed.
+/// Ports of later fragments are those of the first: denied and bypassed like it, not before and not otherwise.
 fn fragments() -> Vec<Case> {
     let later = |protocol| Packet::other(WEB, SERVER, protocol).fragment(false, 185);
-    let first = Packet::tcp(CLIENT, (SERVER, 80), ACK).fill(64).fragment(true, 0);
+    let to = |port| Packet::tcp(CLIENT, (SERVER, port), SYN).fill(64).fragment(true, 0);
     vec![
         Case::new("fragments_do_not_evade", World::default().policies(&[deny(&[NET]).only(TCP, &[25])]))
             .inside(later(6))
+            .passes(Reason::FragmentHeld)
+            .inside(to(25))
             .denied(0, Some(0))
-            .inside(first.clone())
-            .denied(0, Some(0))
-            .inside(later(17))
-            .drops(Reason::Fragment)
+            .inside(later(6))
+            .drops(Reason::FragmentOrphan)
+            .inside(later(6).id(7))
+            .passes(Reason::FragmentHeld)
             .inside(later(50))
-            .drops(Reason::Fragment),
+            .drops(Reason::Fragment)
+            .goes(Packet::udp(CLIENT, DNS), P1)
+            .opens(0, "udp"),
         Case::new(
-            "fragments_are_not_bypassed_by_port",
+            "fragments_are_judged_by_port",
+            World::default().policies(&[deny(&[NET]).only(TCP, &[25])]),
+        )
+        .inside(to(80))
+        .out(rewritten(&to(80), FRONTEND, P1).id(I1))
+        .opens(0, "tcp")
+        .inside(later(6))
+        .out(rewritten(&later(6), FRONTEND, 0).id(I1)),
+        Case::new(
+            "fragments_are_bypassed_by_port",
             World::default().policies(&[bypass(&[NET]).only(TCP, &[80])]),
         )
-        .inside(first)
-        .drops(Reason::Fragment)
+        .inside(to(80))
+        .bypassed(0)
         .inside(later(6))
-        .drops(Reason::Fragment)
+        .bypassed(0)
+        .inside(later(6).id(7))
+        .passes(Reason::FragmentHeld)
         .inside(Packet::tcp(CLIENT, HTTP, SYN))
         .bypassed(0),
     ]

@@ -87,7 +87,7 @@ fn size() -> Vec<Case> {
             .inside(Packet::tcp(CLIENT, (NARROW, 80), SYN).df().fill(1300))
             .then(too_big(1000, GATEWAY_INSIDE), Reason::TooBig)
             .inside(Packet::udp(CLIENT, (NARROW, 53)).fill(1000 - 27))
-            .drops(Reason::TooBigSilent),
+            .passes(Reason::TooBigToStack),
         Case::new("larger_than_the_inside_link", World::default().mtu(0, 1280))
             .goes(Packet::tcp(CLIENT, HTTP, SYN), P1)
             .opens(0, "tcp")
@@ -95,14 +95,23 @@ fn size() -> Vec<Case> {
             .outside(Packet::tcp(HTTP, OUTER, PSH | ACK).fill(1241).df())
             .then(too_big(1280, GATEWAY_OUTSIDE), Reason::TooBig)
             .outside(Packet::tcp(HTTP, OUTER, PSH | ACK).fill(1241))
-            .drops(Reason::TooBigSilent)
+            .then(
+                Expect::PassedAs(Box::new(Packet::tcp(HTTP, CLIENT, PSH | ACK).fill(1241))),
+                Reason::TranslatedToStack,
+            )
             .comes(Packet::tcp(HTTP, OUTER, PSH | ACK).fill(1240).df(), CLIENT),
         Case::new("larger_than_the_outside_link", World::default().mtu(1, 1400))
             .inside(Packet::udp(CLIENT, DNS).fill(1400 - 27).df())
             .then(too_big(1400, GATEWAY_INSIDE), Reason::TooBig)
             .inside(Packet::udp(CLIENT, DNS).fill(1400 - 27))
-            .drops(Reason::TooBigSilent)
-            .goes(Packet::udp(CLIENT, DNS).fill(1400 - 28), P1)
-            .opens(0, "udp"),
+            .passes(Reason::TooBigToStack)
+            .opens(0, "udp")
+            .goes(Packet::udp(CLIENT, DNS).fill(1400 - 28), P1),
+        Case::new("too_large_to_leave_without_a_guard", {
+            World { guarded: false, ..World::default().mtu(1, 1400) }
+        })
+        .inside(Packet::udp(CLIENT, DNS).fill(1400 - 27))
+        .drops(Reason::TooBigSilent)
+        .opens(0, "udp"),
     ]
 }

@@ -183,6 +183,8 @@ fn forwarding() -> Vec<Case> {
             .inside(Packet::other(WEB, SERVER, 50).ttl(1).fill(7))
             .drops(Reason::TtlExceededSilent)
             .inside(Packet::udp(CLIENT, DNS).ttl(1).fill(64).fragment(true, 0))
+            .then(answered(GATEWAY_INSIDE), Reason::TtlExceeded)
+            .inside(Packet::other(WEB, SERVER, 17).ttl(1).fragment(false, 9))
             .drops(Reason::TtlExceededSilent)
             .leaves(Packet::udp(CLIENT, DNS).ttl(2)),
         Case::new("instance_ip_mtu", world().mtu(0, 1280))
@@ -193,7 +195,12 @@ fn forwarding() -> Vec<Case> {
             .outside(Packet::tcp(HTTP, (PUBLIC, 22), ACK).fill(1241).df())
             .then(too_big(1280, GATEWAY_OUTSIDE), Reason::TooBig)
             .outside(Packet::tcp(HTTP, (PUBLIC, 22), ACK).fill(1241))
-            .drops(Reason::TooBigSilent)
+            .then(
+                Expect::PassedAs(Box::new(Packet::tcp(HTTP, (WEB, 22), ACK).fill(1241))),
+                Reason::TranslatedToStack,
+            )
+            .inside(Packet::udp(CLIENT, (NARROW, 53)).fill(1000 - 27))
+            .passes(Reason::TooBigToStack)
             .arrives(Packet::tcp(HTTP, (PUBLIC, 22), ACK).fill(1240).df()),
         Case::new("instance_ip_wrong_header_checksum", world())
             .inside_patched(Packet::udp(CLIENT, DNS), &[(24, &[0x00, 0x01])])

@@ -6,6 +6,7 @@ use crate::case::Case;
 pub mod deny;
 pub mod errors;
 pub mod forward;
+pub mod fragments;
 pub mod hairpin;
 pub mod icmp_queries;
 pub mod instance;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Case> {
         translate::cases(),
         policy::cases(),
         forward::cases(),
+        fragments::cases(),
         errors::cases(),
         icmp_queries::cases(),
         mss::cases(),

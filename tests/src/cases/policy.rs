@@ -186,14 +186,18 @@ fn refused() -> Vec<Case> {
             .inside(Packet::icmp(WEB, GATEWAY_INSIDE, 13, 0))
             .passes(Reason::Local),
         Case::new("fragments", World::default())
-            .inside(Packet::udp(CLIENT, DNS).fill(64).fragment(true, 0))
+            .inside(Packet::other(WEB, SERVER, 50).fragment(true, 0))
             .drops(Reason::Fragment)
-            .inside(Packet::other(WEB, SERVER, 17).fragment(false, 185))
+            .inside(Packet::icmp(WEB, SERVER, 13, 0).fragment(true, 0))
             .drops(Reason::Fragment)
+            .inside(Packet::other(WEB, SERVER, 50).fragment(false, 185))
+            .drops(Reason::Fragment)
+            .inside(Packet::other(STRANGER, SERVER, 17).fragment(false, 185))
+            .drops(Reason::NoOutboundRule)
             .inside(Packet::other(WEB, DB, 17).fragment(true, 185))
             .passes(Reason::NotOutbound)
-            .outside(Packet::udp(DNS, (FRONTEND, FIRST_PORT)).fragment(true, 0))
-            .drops(Reason::Fragment),
+            .outside(Packet::udp(DNS, (FRONTEND, FIRST_PORT)).fill(64).fragment(true, 0))
+            .drops(Reason::NoMapping),
         Case::new("wrong_header_checksum_opens_nothing", World::default())
             .inside_patched(Packet::udp(CLIENT, DNS), &[(24, &[0x00, 0x01])])
             .drops(Reason::BadChecksum)

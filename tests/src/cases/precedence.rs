@@ -70,7 +70,6 @@ pub fn cases() -> Vec<Case> {
             .leaves(Packet::other(WEB, SERVER, 50))
             .arrives(Packet::other(SERVER, PUBLIC, 50))
             .leaves(Packet::covered(CLIENT, DNS, 136))
-            .leaves(Packet::udp(CLIENT, DNS).fill(64).fragment(true, 0))
             .arrives(Packet::ping((SERVER, 9), PUBLIC))
             .leaves(Packet::pong(WEB, (SERVER, 9)))
             .leaves(Packet::tcp(CLIENT, HTTP, ACK))

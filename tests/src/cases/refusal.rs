@@ -239,9 +239,6 @@ fn silence() -> Vec<Case> {
         for packet in [
             Packet::error(WEB, UNREACHABLE, 3, &Packet::udp(DNS, CLIENT)),
             Packet::icmp(WEB, SERVER, 5, 1),
-            Packet::udp(CLIENT, DNS).fill(64).fragment(true, 0),
-            Packet::tcp(CLIENT, HTTP, SYN).fill(64).fragment(true, 0),
-            Packet::other(WEB, SERVER, 6).fragment(false, 185),
             Packet::other(WEB, SERVER, 50).fill(7),
         ] {
             case = case.inside(packet).drops(Reason::Denied).denied_aloud();

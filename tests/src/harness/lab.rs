@@ -173,13 +173,36 @@ impl Lab {
     pub fn guard(&self, slot: usize, ingress: u32, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
         let program = self.device(slot).2.program(names::PROGRAM_GUARD).context("no guard in the object")?;
         let guard: &SchedClassifier = program.try_into()?;
+        self.run_tc(guard, slot, ingress, frame)
+    }
+
+    /// Runs the TC ingress program on a frame that XDP has left to the stack at port `slot`. Returns the TC action; what
+    /// it sends leaves by the interfaces.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to run it.
+    pub fn hold(&self, slot: usize, frame: &[u8]) -> Result<i32> {
+        let program = self.programs[0].2.program(names::PROGRAM_HOLD).context("no hold in the object")?;
+        let (action, _) = self.run_tc(program.try_into()?, slot, 0, frame)?;
+        Ok(action.cast_signed())
+    }
+
+    fn run_tc(
+        &self,
+        program: &SchedClassifier,
+        slot: usize,
+        ingress: u32,
+        frame: &[u8],
+    ) -> Result<(u32, Vec<u8>)> {
         // `struct __sk_buff`: ingress_ifindex at 36, ifindex at 40.
         let mut context = [0u8; 192];
         context[36..40].copy_from_slice(&ingress.to_ne_bytes());
         let ifindex = self.namespace.index(&self.world.ports[slot].name())?;
         context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
-        let mut out = vec![0; frame.len() + 256];
-        let result = guard.test_run(TestRunOptions {
+        // What is held may be longer than what it is sent with.
+        let mut out = vec![0; frame.len() + 4096];
+        let result = program.test_run(TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
             ctx_in: Some(&context),
@@ -350,6 +373,9 @@ fn load(world: &World, index: u32, lower: &str, pins: &Path, object: &[u8]) -> R
         guard.load().with_context(|| program(names::PROGRAM_GUARD))?;
     }
     if lower == world.ports[0].lower {
+        let hold: &mut SchedClassifier =
+            ebpf.program_mut(names::PROGRAM_HOLD).context("no hold")?.try_into()?;
+        hold.load().with_context(|| program(names::PROGRAM_HOLD))?;
         let sweep: &mut RawTracePoint =
             ebpf.program_mut(names::PROGRAM_SWEEP).context("no sweep")?.try_into()?;
         sweep.load().with_context(|| program(names::PROGRAM_SWEEP))?;

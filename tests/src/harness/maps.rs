@@ -12,6 +12,7 @@ use nat_common::abi::{
     config::{Control, Frontend, FrontendKey, Meta, PortConfig, PortTag, SweepArgs, Table},
     counters::Counters,
     flow::{FlowEntry, FlowKey},
+    fragment::{FragmentEntry, FragmentKey, FragmentShare, HELD_SLOTS, HeldFragment},
     grant::{
         BackendInfo, BackendKey, BackendRef, BackendState, Grant, GrantState, Peer, PeerKey, PortSet, Quota,
         Rule, Towards, TowardsKey,
@@ -54,6 +55,10 @@ pub struct Maps {
     pub counters: PerCpuArray<MapData, Counters>,
     pub table: Array<MapData, Table>,
     pub sweep: Array<MapData, SweepArgs>,
+    pub fragments: HashMap<MapData, FragmentKey, FragmentEntry>,
+    pub fragment_shares: Array<MapData, FragmentShare>,
+    pub held: Array<MapData, HeldFragment>,
+    pub idents: Array<MapData, u64>,
 }
 
 impl Maps {
@@ -98,6 +103,10 @@ impl Maps {
             counters: map(names::COUNTERS)?.try_into().context(names::COUNTERS)?,
             table: array(map(names::TABLE)?, names::TABLE)?,
             sweep: array(map(names::SWEEP)?, names::SWEEP)?,
+            fragments: hash(map(names::FRAGMENTS)?, names::FRAGMENTS)?,
+            fragment_shares: array(map(names::FRAGMENT_SHARES)?, names::FRAGMENT_SHARES)?,
+            held: array(map(names::HELD)?, names::HELD)?,
+            idents: array(map(names::IDENTS)?, names::IDENTS)?,
         })
     }
 
@@ -138,6 +147,12 @@ impl Maps {
         empty(&mut self.roots)?;
         empty(&mut self.towards)?;
         empty(&mut self.peers)?;
+        empty(&mut self.fragments)?;
+        for slot in 0..HELD_SLOTS {
+            if self.held.get(&slot, 0)?.word != 0 {
+                self.held.set(slot, HeldFragment::default(), 0)?;
+            }
+        }
         for index in 0..self.grant_state.len().min(256) {
             self.grant_state.set(index, GrantState::default(), 0)?;
         }

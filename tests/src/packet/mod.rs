@@ -5,6 +5,7 @@
 
 pub mod build;
 pub mod diff;
+pub mod pieces;
 pub mod verify;
 
 /// Address and port (or ICMP identifier), host byte order.
@@ -259,6 +260,13 @@ impl Packet {
         self
     }
 
+    /// Sets the IP identification.
+    #[must_use]
+    pub fn id(mut self, id: u16) -> Self {
+        self.id = id;
+        self
+    }
+
     /// Makes it a fragment: "more fragments", offset in units of 8 bytes.
     #[must_use]
     pub fn fragment(mut self, more: bool, offset: u16) -> Self {
@@ -335,6 +343,14 @@ impl Packet {
     pub fn link(mut self, link: Link) -> Self {
         self.link = Some(link);
         self
+    }
+
+    /// Replaces the IP identification, in the quoted packet too.
+    pub fn map_ids(&mut self, change: &mut dyn FnMut(u16) -> u16) {
+        self.id = change(self.id);
+        if let Body::Error { quote, .. } = &mut self.body {
+            quote.map_ids(change);
+        }
     }
 
     /// Replaces every port and identifier, in the quoted packet too.

@@ -18,13 +18,21 @@ use crate::{
     datapath::{
         attach::{self, Mode},
         bank::{self, Filled, LiveFlows},
-        guard,
+        guard::{self, Hook},
         layout::{self, Device, Lower},
         policy, ports,
         tables::Tables,
     },
     plan::{self, PortPlan},
 };
+
+/// Interfaces that a TC program belongs on.
+const fn roles_of(hook: Hook) -> u8 {
+    match hook {
+        Hook::Guard => ROLE_OUTSIDE,
+        Hook::Hold => ROLE_INSIDE | ROLE_OUTSIDE,
+    }
+}
 
 impl Gateway {
     /// The common part of start and reload. On failure `journal` has what to undo.
@@ -133,10 +141,12 @@ impl Gateway {
     }
 
     fn put_guards(&mut self, mut journal: Option<&mut Journal>) -> Result<()> {
-        for interface in self.layout.names(ROLE_OUTSIDE) {
-            let new = guard::put(&self.instance, &mut self.guard, &interface)?;
-            if let Some(journal) = journal.as_deref_mut().filter(|_| new) {
-                journal.push(Done::Guard(interface));
+        for hook in Hook::ALL {
+            for interface in self.layout.names(roles_of(hook)) {
+                let new = guard::put(&self.instance, &mut self.guard, hook, &interface)?;
+                if let Some(journal) = journal.as_deref_mut().filter(|_| new) {
+                    journal.push(Done::Tc(hook, interface));
+                }
             }
         }
         Ok(())
@@ -217,11 +227,13 @@ impl Gateway {
                 warn!("{error:#}");
             }
         }
-        let outside = layout.names(ROLE_OUTSIDE);
-        let guarded = self.instance.guard_interfaces().unwrap_or_default();
-        for interface in guarded.iter().filter(|name| !outside.contains(name)) {
-            if let Err(error) = guard::remove(&self.instance, interface) {
-                warn!("{error:#}");
+        for hook in Hook::ALL {
+            let wanted = layout.names(roles_of(hook));
+            let on = hook.interfaces(&self.instance).unwrap_or_default();
+            for interface in on.iter().filter(|name| !wanted.contains(name)) {
+                if let Err(error) = guard::remove(&self.instance, hook, interface) {
+                    warn!("{error:#}");
+                }
             }
         }
         if let Err(error) = self.strip_tags_again() {
