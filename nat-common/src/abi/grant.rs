@@ -378,8 +378,6 @@ pub const RULE_FILTER_ADDRESS: u32 = 1 << 8;
 pub const RULE_FILTER_NONE: u32 = 1 << 9;
 /// [`Rule::flags`]: a mapping's port is even if the inner one is, if it can be (RFC 4787 REQ-4).
 pub const RULE_PARITY: u32 = 1 << 10;
-/// [`Rule::flags`]: a port below 1024 stays below 1024 if it can (RFC 4787 REQ-3 (a)).
-pub const RULE_RANGE: u32 = 1 << 11;
 /// [`Rule::flags`]: fragments keep their IP identification.
 pub const RULE_KEEP_ID: u32 = 1 << 12;
 /// Where [`super::flow::FlowEntry::flags`] are in [`Rule::flags`].

@@ -25,10 +25,6 @@ pub const PARAMETER_PROBLEM: u8 = 12;
 pub const TIMESTAMP_REQUEST: u8 = 13;
 /// Timestamp reply.
 pub const TIMESTAMP_REPLY: u8 = 14;
-/// Information request.
-pub const INFORMATION_REQUEST: u8 = 15;
-/// Information reply.
-pub const INFORMATION_REPLY: u8 = 16;
 /// Address mask request (RFC 950, appendix I).
 pub const MASK_REQUEST: u8 = 17;
 /// Address mask reply.
@@ -47,11 +43,11 @@ pub enum Kind {
     Other,
 }
 
-/// Types of queries, which have an identifier in bytes 4 and 5 (RFC 5508 §3.1), as bits.
-const REQUESTS: u32 =
-    1 << ECHO_REQUEST | 1 << TIMESTAMP_REQUEST | 1 << INFORMATION_REQUEST | 1 << MASK_REQUEST;
+/// Types of queries, which have an identifier in bytes 4 and 5 (RFC 5508 §3.1), as bits. Not information request: a NAT
+/// should not support it (RFC 5508 REQ-10 (c)).
+const REQUESTS: u32 = 1 << ECHO_REQUEST | 1 << TIMESTAMP_REQUEST | 1 << MASK_REQUEST;
 /// Types of their replies, likewise.
-const REPLIES: u32 = 1 << ECHO_REPLY | 1 << TIMESTAMP_REPLY | 1 << INFORMATION_REPLY | 1 << MASK_REPLY;
+const REPLIES: u32 = 1 << ECHO_REPLY | 1 << TIMESTAMP_REPLY | 1 << MASK_REPLY;
 /// Types of errors, likewise. Redirect and source quench quote packets too, but a redirect is a router's word to a host
 /// on its own link (RFC 792), and source quench is to be ignored (RFC 6633 §3): they are not translated.
 const ERRORS: u32 = 1 << UNREACHABLE | 1 << TIME_EXCEEDED | 1 << PARAMETER_PROBLEM;
@@ -93,8 +89,8 @@ mod tests {
     fn every_type_is_what_its_rfc_says() {
         for number in 0..=u8::MAX {
             let expected = match number {
-                8 | 13 | 15 | 17 => Kind::Request,
-                0 | 14 | 16 | 18 => Kind::Reply,
+                8 | 13 | 17 => Kind::Request,
+                0 | 14 | 18 => Kind::Reply,
                 3 | 11 | 12 => Kind::Error,
                 _ => Kind::Other,
             };

@@ -39,8 +39,6 @@ pub enum Mapping {
         filtering: Filtering,
         /// `port_parity`.
         parity: bool,
-        /// `port_range`.
-        range: bool,
     },
 }
 
@@ -182,16 +180,11 @@ fn mapping(section: &RuleSection, report: &mut Report) -> Mapping {
     );
     if independent {
         let is = |key: &Option<Spanned<bool>>| key.as_ref().is_some_and(|value| *value.get_ref());
-        return Mapping::Independent {
-            filtering,
-            parity: is(&section.port_parity),
-            range: is(&section.port_range),
-        };
+        return Mapping::Independent { filtering, parity: is(&section.port_parity) };
     }
-    let given: [(&str, Option<Range<usize>>); 3] = [
+    let given: [(&str, Option<Range<usize>>); 2] = [
         ("filtering", section.filtering.as_ref().map(Spanned::span)),
         ("port_parity", section.port_parity.as_ref().map(Spanned::span)),
-        ("port_range", section.port_range.as_ref().map(Spanned::span)),
     ];
     for (key, place) in given {
         let Some(place) = place else { continue };

@@ -88,7 +88,7 @@ fn every_setting_of_a_rule_is_seen() {
 
 #[test]
 fn every_option_and_timer_of_a_rule_is_seen() {
-    let options = "mapping = 'endpoint-independent'\nfiltering = 'endpoint-independent'\nport_parity = true\nport_range = true\n\
+    let options = "mapping = 'endpoint-independent'\nfiltering = 'endpoint-independent'\nport_parity = true\n\
                    mss_clamp = 1360\nip_id = 'all'\nother_protocols = ['gre', 'esp']\n[outbound_rule.timeouts]\n\
                    after_idle = '10s'\nafter_udp = '65s'\nudp_refresh = 'both'\nudp = '2m'\n\
                    udp_ports = [{ ports = [53, '5000-5100'], timeout = '10s' }]\n";
@@ -104,7 +104,6 @@ fn every_option_and_timer_of_a_rule_is_seen() {
         ("mapping", r#""address-and-port-dependent""#, r#""endpoint-independent""#),
         ("filtering", "null", r#""endpoint-independent""#),
         ("port_parity", "null", r#""true""#),
-        ("port_range", "null", r#""true""#),
         ("mss_clamp", r#""off""#, "1360"),
         ("ip_id", r#""fragments""#, r#""all""#),
         ("other_protocols", "null", r#"["gre","esp"]"#),

@@ -6,7 +6,7 @@ use nat_common::abi::{
     flow::{FLOW_CLAMP, FLOW_IDENTIFY, FLOW_MAPPED, FLOW_SEQUENCE},
     grant::{
         Destination, Limits, MAX_PORT_TIMERS, PortTimer, RULE_FILTER_ADDRESS, RULE_FILTER_NONE,
-        RULE_FLOW_SHIFT, RULE_KEEP_ID, RULE_LIMITED, RULE_MAPPED, RULE_PARITY, RULE_RANGE, RULE_RESET_CHECK,
+        RULE_FLOW_SHIFT, RULE_KEEP_ID, RULE_LIMITED, RULE_MAPPED, RULE_PARITY, RULE_RESET_CHECK,
         RULE_RESET_IDLE, RULE_RESET_PACKET, RULE_WITHOUT_TCP,
     },
 };
@@ -58,13 +58,13 @@ fn flags(rule: &OutboundRule, limited: bool) -> u32 {
     let when = |condition: bool, flags: u32| if condition { flags } else { 0 };
     let mapped = match mapping {
         Mapping::ByDestination => 0,
-        Mapping::Independent { filtering, parity, range } => {
+        Mapping::Independent { filtering, parity } => {
             let filter = match filtering {
                 Filtering::Independent => RULE_FILTER_NONE,
                 Filtering::Address => RULE_FILTER_ADDRESS,
                 Filtering::AddressAndPort => 0,
             };
-            let choice = when(parity, RULE_PARITY) | when(range, RULE_RANGE);
+            let choice = when(parity, RULE_PARITY);
             RULE_MAPPED | of_flow(FLOW_MAPPED) | filter | choice
         }
     };
@@ -201,8 +201,8 @@ mod tests {
             assert_eq!(RuleSlot::from_abi(&slot.to_abi()), Some(slot.clone()));
             (slot.flags, slot.segment_size, slot.protocols)
         };
-        let mapped = |filtering, parity, range| Options {
-            mapping: Mapping::Independent { filtering, parity, range },
+        let mapped = |filtering, parity| Options {
+            mapping: Mapping::Independent { filtering, parity },
             ..Options::default()
         };
         let of_flow = |flag: u8| u32::from(flag) << 24;
@@ -211,12 +211,9 @@ mod tests {
         let ip_id = |ip_id| Options { ip_id, ..Options::default() };
         for (options, wanted) in [
             (Options::default(), (0, 0, 0)),
-            (mapped(Filtering::Address, false, false), (independent | RULE_FILTER_ADDRESS, 0, 0)),
-            (
-                mapped(Filtering::Independent, true, false),
-                (independent | RULE_FILTER_NONE | RULE_PARITY, 0, 0),
-            ),
-            (mapped(Filtering::AddressAndPort, false, true), (independent | RULE_RANGE, 0, 0)),
+            (mapped(Filtering::Address, false), (independent | RULE_FILTER_ADDRESS, 0, 0)),
+            (mapped(Filtering::Independent, true), (independent | RULE_FILTER_NONE | RULE_PARITY, 0, 0)),
+            (mapped(Filtering::AddressAndPort, false), (independent, 0, 0)),
             (clamp(Clamp::Auto), (of_flow(FLOW_CLAMP), 0, 0)),
             (clamp(Clamp::Size(1360)), (of_flow(FLOW_CLAMP), 1360, 0)),
             (ip_id(IpId::All), (of_flow(FLOW_IDENTIFY), 0, 0)),

@@ -15,8 +15,8 @@ use crate::{
 const CLIENT: End = (WEB, 77);
 const ASKED: End = (SERVER, 0);
 const OUTER: End = (FRONTEND, P1);
-/// Timestamp, information, address mask: what asks, and what answers.
-const QUERIES: [(u8, u8); 3] = [(13, 14), (15, 16), (17, 18)];
+/// Timestamp, address mask: what asks, and what answers.
+const QUERIES: [(u8, u8); 2] = [(13, 14), (17, 18)];
 
 /// The cases.
 #[must_use]

@@ -6,7 +6,7 @@ use nat_common::{
         flow::{FLOW_CLAMP, FLOW_IDENTIFY},
         grant::{
             PortTimer, RULE_FILTER_ADDRESS, RULE_FILTER_NONE, RULE_FLOW_SHIFT, RULE_KEEP_ID, RULE_MAPPED,
-            RULE_PARITY, RULE_RANGE,
+            RULE_PARITY,
         },
     },
     net::timers::{Refresh, TimerClass},
@@ -40,7 +40,6 @@ pub(super) fn of_rule(rule: &RuleSlot) -> Settings {
         ),
         ("filtering", mapped.then_some(Value::Word(filtering(rule.flags)))),
         ("port_parity", is(RULE_PARITY)),
-        ("port_range", is(RULE_RANGE)),
         ("mss_clamp", Some(clamp(rule))),
         ("ip_id", Some(Value::Word(identification(rule.flags)))),
         ("other_protocols", list(others)),
