@@ -19,6 +19,7 @@ use nat_common::{
             MAPPING_GONE, inbound_key, mapped_port_key, mapping_key,
         },
         grant::{PeerKey, Rule},
+        names::delay::MAPPING_JUDGED,
     },
     net::{
         state,
@@ -27,7 +28,7 @@ use nat_common::{
 };
 
 use crate::{
-    atomic,
+    atomic, delay,
     lookup::word,
     maps::{FLOWS, RULES},
     peers, reap,
@@ -182,6 +183,7 @@ pub(crate) fn end_of(entry: *const FlowEntry, other: *const FlowEntry, rule: &Ru
 /// Removes a mapping that [`over`] has judged, if nothing has changed since.
 #[inline(always)]
 pub(crate) fn remove(key: &FlowKey, entry: *mut FlowEntry, first: u64, judged: Judged) -> bool {
+    delay::at(MAPPING_JUDGED);
     // SAFETY: a word of a map value.
     let ours = judged >> 63 == 0
         && unsafe { atomic::compare_swap(tally(entry), judged, judged | u64::from(MAPPING_GONE) << 32) };

@@ -12,6 +12,7 @@ use nat_common::{
         counters::Reason,
         flow::{HALF_OUTBOUND, ZONE_MAPPING},
         grant::{Limits, RULE_FILTER_ADDRESS, RULE_FILTER_NONE, RULE_PARITY},
+        names::delay::MAPPING_JUDGED,
     },
     net::timers::GRACE,
     tick,
@@ -22,7 +23,7 @@ use nat_tests::{
         Action, Lab, World, together,
         world::{Backend, DB, FIRST_PORT, FRONTEND, SERVER, SERVER2, WEB},
     },
-    packet::{ACK, End, FIN, Packet, SYN, verify::verify},
+    packet::{ACK, End, FIN, Packet, RST, SYN, verify::verify},
 };
 
 const THREADS: usize = 4;
@@ -116,6 +117,29 @@ fn without_a_sweep_ports_come_back_when_no_session_can_live() {
     assert_eq!(now, (40_008..40_016).collect::<Vec<_>>());
 }
 
+/// An inner end that comes back has another mapping, while sessions of the one before are still in the table.
+#[test]
+fn what_a_mapping_left_behind_is_not_counted_out_of_the_next() {
+    let mut lab = Lab::new(open()).expect("lab");
+    let client = |number: u16| (WEB, 40_000 + number);
+    for number in 0..8 {
+        for host in 1..=3 {
+            assert!(lab.open(&Packet::udp(client(number), dns(host))).expect("runs").is_some());
+        }
+    }
+    lab.wait(tick::from_seconds(280)).expect("clock");
+    assert!(lab.open(&Packet::udp(client(8), dns(9))).expect("runs").is_some());
+    let left = mappings(&lab);
+    let gone = (0..8).find(|number| !left.contains_key(&(17, client(*number)))).expect("one made room");
+    for host in [9, 10] {
+        assert!(lab.open(&Packet::udp(client(gone), dns(host))).expect("runs").is_some());
+    }
+    lab.audit().expect("audit");
+    lab.sweep(1000).expect("sweep");
+    lab.audit().expect("audit");
+    assert_eq!(mappings(&lab).len(), 2);
+}
+
 #[test]
 fn a_connection_keeps_its_mapping_until_it_has_rested() {
     let mut lab = Lab::new(open()).expect("lab");
@@ -198,7 +222,7 @@ fn a_port_that_leaves_the_grant_goes_with_its_last_session() {
     let (busy, idle) = ((WEB, 40_000), (WEB, 40_001));
     let kept = lab.open(&Packet::udp(busy, dns(1))).expect("runs").expect("sent");
     let left = lab.open(&Packet::tcp(idle, (SERVER, 80), SYN)).expect("runs").expect("sent");
-    lab.send(1, &Packet::tcp((SERVER, 80), (FRONTEND, left), nat_tests::packet::RST)).expect("one verdict");
+    lab.send(1, &Packet::tcp((SERVER, 80), (FRONTEND, left), RST)).expect("one verdict");
     let moved = World {
         backends: vec![Backend::paired(WEB, FIRST_PORT + 64, 8), Backend::paired(DB, FIRST_PORT + 72, 8)],
         ..open()
@@ -250,6 +274,38 @@ fn everyone_opens_the_same_sessions() {
     assert_eq!(mappings(&lab).len(), usize::from(ENDS));
 }
 
+/// Mappings without sessions, whose time is over, are used again and swept at the same moment.
+#[test]
+fn a_session_joins_while_its_mapping_is_swept() {
+    const ENDS: u16 = 40;
+    let world = World { delay: MAPPING_JUDGED, ..open().blocks(1024).table(2048, 2048, 0) };
+    let mut lab = Lab::new(world).expect("lab");
+    let syn = |end: u16, host: u8| Packet::tcp((WEB, end), ([192, 0, 2, host], 80), SYN);
+    for round in 0..40 {
+        for end in 1..=ENDS {
+            let port = lab.open(&syn(end, 1)).expect("runs").expect("sent");
+            let reset = Packet::tcp(([192, 0, 2, 1], 80), (FRONTEND, port), RST);
+            lab.send(1, &reset).expect("one verdict");
+        }
+        // First the sessions, by what a reset leaves them; then the mappings, by their own timer.
+        lab.wait(tick::from_seconds(15) + 1 + GRACE).expect("clock");
+        assert_eq!(lab.sweep(u64::MAX).expect("sweep").reclaimed, u64::from(ENDS));
+        lab.wait(tick::from_seconds(15) + 1 + GRACE).expect("clock");
+        let opened = together(&lab, 3, |thread| {
+            if thread == 0 {
+                lab.sweep_again().expect("sweep");
+                return 0;
+            }
+            let mine = (1..=ENDS).filter(|end| usize::from(end % 2) == thread - 1);
+            mine.filter(|end| lab.open(&syn(*end, 2)).expect("runs").is_some()).count()
+        });
+        let flows = lab.audit().unwrap_or_else(|error| panic!("round {round}: {error:#}"));
+        let sessions = opened.into_iter().sum::<usize>();
+        assert_eq!(flows - sessions, mappings(&lab).len(), "round {round}");
+        lab.reset().expect("reset");
+    }
+}
+
 /// A packet that may be hairpinned: whether it left, with which source.
 fn turn(lab: &Lab, packet: &Packet) -> Option<u16> {
     let link = arriving(&lab.world, 0, packet);
@@ -261,8 +317,10 @@ fn turn(lab: &Lab, packet: &Packet) -> Option<u16> {
 /// Mappings are opened, used from inside, from outside and from each other, and let go of, under the sweep.
 #[test]
 fn sessions_come_and_go_under_the_sweep() {
-    for filter in [RULE_FILTER_NONE, RULE_FILTER_ADDRESS] {
-        let world = World::default().mapped(filter).blocks(16).table(512, 512, 0);
+    for (filter, delay) in
+        [(RULE_FILTER_NONE, 0), (RULE_FILTER_ADDRESS, 0), (RULE_FILTER_NONE, MAPPING_JUDGED)]
+    {
+        let world = World { delay, ..World::default().mapped(filter).blocks(16).table(512, 512, 0) };
         let mut lab = Lab::new(world).expect("lab");
         for round in 0..20 {
             lab.sweep(u64::MAX).expect("sweep");

@@ -167,8 +167,11 @@ pub mod delay {
     pub const FLOW_GONE: u32 = 1 << 4;
     /// A port's bit is clear, that of its leaf in the root is still set.
     pub const BIT_CLEAR: u32 = 1 << 5;
+    /// A mapping was judged to be over, and is not yet being removed.
+    pub const MAPPING_JUDGED: u32 = 1 << 6;
     /// No step: a new connection on the tuple of one that is over gives its port back first, and takes any.
     pub const ANEW: u32 = 1 << 16;
     /// Every step.
-    pub const ALL: [u32; 6] = [BIT_SET, LEAF_SEEN, ROOT_SET, ROOT_COPIED, FLOW_GONE, BIT_CLEAR];
+    pub const ALL: [u32; 7] =
+        [BIT_SET, LEAF_SEEN, ROOT_SET, ROOT_COPIED, FLOW_GONE, BIT_CLEAR, MAPPING_JUDGED];
 }
