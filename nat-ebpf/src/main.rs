@@ -87,12 +87,10 @@ pub(crate) fn natgw_xdp(ctx: XdpContext) -> u32 {
     let Some(counters) = verdict::open() else {
         return aya_ebpf::bindings::xdp_action::XDP_DROP;
     };
-    let first = Frame::of_xdp(ctx).len();
+    let mut size = Frame::of_xdp(ctx).len();
     let mut parsed = Parsed::default();
     let mut arrival = Arrival::default();
-    let verdict = forward(ctx, &mut parsed, &mut arrival).unwrap_or_else(|verdict| verdict);
-    // Here, before an answer is made of it: the rest of the frame is beyond its first buffer.
-    let size = if parsed.end() > first { parsed.end() } else { first };
+    let verdict = forward(ctx, &mut size, &mut parsed, &mut arrival).unwrap_or_else(|verdict| verdict);
     let verdict = match verdict.wants_answer() {
         Some(mtu) => answer::send(ctx, &parsed, arrival.slot, verdict, mtu),
         None => verdict,
@@ -103,10 +101,15 @@ pub(crate) fn natgw_xdp(ctx: XdpContext) -> u32 {
     verdict::conclude(counters, size as u64, verdict)
 }
 
-/// Decides about one frame. `Ok` and `Err` are both verdicts; `?` is the early exit.
+/// Decides about one frame; `size` is that of its first buffer, and becomes that of all. `Ok` and `Err` are both verdicts; `?` is the early exit.
 #[inline(always)]
-fn forward(ctx: *mut xdp_md, parsed: &mut Parsed, arrival: &mut Arrival) -> Result<Verdict, Verdict> {
-    parse::packet(ctx, parsed)?;
+fn forward(
+    ctx: *mut xdp_md,
+    size: &mut usize,
+    parsed: &mut Parsed,
+    arrival: &mut Arrival,
+) -> Result<Verdict, Verdict> {
+    parse::packet(ctx, size, parsed)?;
     classify::ingress(parsed, clock::now(), arrival)?;
     let rewrite = match lookup::flow(ctx, parsed, arrival)? {
         Found::Alive(rewrite) => rewrite,
