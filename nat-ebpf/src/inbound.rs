@@ -17,7 +17,7 @@ use crate::{
     classify::{HOLD, ICMP_ERROR, UNSOLICITED},
     fragment,
     maps::{FRONTEND_INFO, FRONTENDS},
-    parse::{Kind, Parsed, TINY},
+    parse::{Kind, LATER, Parsed, TINY},
     verdict::Verdict,
 };
 
@@ -50,7 +50,8 @@ pub(crate) fn packet(parsed: &Parsed, control: &Control, frontend: *const Fronte
         Kind::Query => {
             let request = parsed.key.protocol == crate::parse::ICMP && icmp::is_request(parsed.icmp_type);
             if !request && claimed(frontend, u32::from(parsed.class), parsed.key.destination_port) {
-                if control.features & FEATURE_MAPPING != 0 {
+                // Only a first fragment opens a session.
+                if control.features & FEATURE_MAPPING != 0 && parsed.fragment != LATER {
                     return Ok(UNSOLICITED);
                 }
                 return Err(Verdict::of(Reason::NoMapping));

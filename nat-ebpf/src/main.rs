@@ -94,12 +94,10 @@ pub(crate) fn natgw_xdp(ctx: XdpContext) -> u32 {
     let Some(counters) = verdict::open() else {
         return aya_ebpf::bindings::xdp_action::XDP_DROP;
     };
-    let first = Frame::of_xdp(ctx).len();
+    let mut size = Frame::of_xdp(ctx).len();
     let mut parsed = Parsed::default();
     let mut arrival = Arrival::default();
-    let verdict = forward(ctx, &mut parsed, &mut arrival).unwrap_or_else(|verdict| verdict);
-    // Here, before an answer is made of it: the rest of the frame is beyond its first buffer.
-    let size = if parsed.end() > first { parsed.end() } else { first };
+    let verdict = forward(ctx, &mut size, &mut parsed, &mut arrival).unwrap_or_else(|verdict| verdict);
     let verdict = if verdict.is_translated() { verdict } else { end(ctx, &parsed, &arrival, verdict) };
     verdict::conclude(counters, size as u64, verdict)
 }
@@ -120,10 +118,16 @@ fn end(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival, verdict: Verdict) -
     verdict
 }
 
-/// Decides about one frame. `Ok` and `Err` are both verdicts; `?` is the early exit.
+/// Decides about one frame; `size` is that of its first buffer, and becomes that of all. `Ok` and `Err` are both verdicts;
+/// `?` is the early exit.
 #[inline(always)]
-fn forward(ctx: *mut xdp_md, parsed: &mut Parsed, arrival: &mut Arrival) -> Result<Verdict, Verdict> {
-    parse::packet(ctx, parsed)?;
+fn forward(
+    ctx: *mut xdp_md,
+    size: &mut usize,
+    parsed: &mut Parsed,
+    arrival: &mut Arrival,
+) -> Result<Verdict, Verdict> {
+    parse::packet(ctx, size, parsed)?;
     classify::ingress(parsed, clock::now(), arrival)?;
     if parsed.kind == Kind::Fragment {
         let code = fragment::natgw_fragment(ctx, parsed, arrival);

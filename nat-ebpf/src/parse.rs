@@ -121,12 +121,6 @@ impl Parsed {
         usize::from(self.total)
     }
 
-    /// Offset of the end of the IP packet; for what is none, of the frame if it has several buffers.
-    #[inline(always)]
-    pub(crate) fn end(&self) -> usize {
-        self.network() + self.total()
-    }
-
     /// Length of the IPv4 header, bounded.
     #[inline(always)]
     pub(crate) fn header(&self) -> usize {
@@ -136,14 +130,14 @@ impl Parsed {
 
 /// Reads the headers into `parsed`.
 #[inline(always)]
-pub(crate) fn packet(ctx: *mut xdp_md, parsed: &mut Parsed) -> Result<(), Verdict> {
+pub(crate) fn packet(ctx: *mut xdp_md, size: &mut usize, parsed: &mut Parsed) -> Result<(), Verdict> {
     let frame = &Frame::of_xdp(ctx);
-    let ethertype = ethernet(ctx, frame, parsed)?;
+    let ethertype = ethernet(ctx, size, frame, parsed)?;
     if ethertype != ETHERTYPE_IPV4 {
-        parsed.total = beyond(ctx, parsed) as u16;
+        *size = whole(ctx);
         return Err(Verdict::of(Reason::NotIpv4));
     }
-    let header = ipv4(ctx, frame, parsed)?;
+    let header = ipv4(ctx, size, frame, parsed)?;
     let Ipv4Words { fragment, ttl_and_protocol, source, destination, .. } = header;
     let [flags, _] = fragment.to_ne_bytes();
     let [ttl, protocol] = ttl_and_protocol.to_ne_bytes();
@@ -171,7 +165,7 @@ pub(crate) fn packet(ctx: *mut xdp_md, parsed: &mut Parsed) -> Result<(), Verdic
 const MALFORMED: Verdict = Verdict::of(Reason::Malformed);
 
 #[inline(always)]
-fn ethernet(ctx: *mut xdp_md, frame: &Frame, parsed: &mut Parsed) -> Result<u16, Verdict> {
+fn ethernet(ctx: *mut xdp_md, size: &mut usize, frame: &Frame, parsed: &mut Parsed) -> Result<u16, Verdict> {
     let mut offset = ETHERNET - 2;
     let mut ethertype = read::<u16>(frame, offset)?;
     if constants::trunk() {
@@ -187,7 +181,7 @@ fn ethernet(ctx: *mut xdp_md, frame: &Frame, parsed: &mut Parsed) -> Result<u16,
         }
     }
     if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN {
-        parsed.total = beyond(ctx, parsed) as u16;
+        *size = whole(ctx);
         return Err(Verdict::of(Reason::OtherVlan));
     }
     parsed.l3 = (offset + 2) as u8;
@@ -215,20 +209,24 @@ const MORE_OR_OFFSET: u16 = 0x3fffu16.to_be();
 const OFFSET: u16 = 0x1fffu16.to_be();
 
 #[inline(always)]
-fn ipv4(ctx: *mut xdp_md, frame: &Frame, parsed: &mut Parsed) -> Result<Ipv4Words, Verdict> {
+fn ipv4(
+    ctx: *mut xdp_md,
+    size: &mut usize,
+    frame: &Frame,
+    parsed: &mut Parsed,
+) -> Result<Ipv4Words, Verdict> {
     let header = read::<Ipv4Words>(frame, parsed.network())?;
     let [version_and_length, _] = header.version_and_tos.to_ne_bytes();
     let length = usize::from(version_and_length & 0x0f) * 4;
     let total = usize::from(u16::from_be(header.total));
     if version_and_length >> 4 != 4 || length < IPV4 || total < length {
-        parsed.total = beyond(ctx, parsed) as u16;
+        *size = whole(ctx);
         return Err(MALFORMED);
     }
     // What ends within the first buffer is not asked about the others.
     if parsed.network() + total > frame.len() {
-        let beyond = beyond(ctx, parsed);
-        if total > beyond {
-            parsed.total = beyond as u16;
+        *size = whole(ctx);
+        if parsed.network() + total > *size {
             return Err(MALFORMED);
         }
     }
@@ -237,11 +235,11 @@ fn ipv4(ctx: *mut xdp_md, frame: &Frame, parsed: &mut Parsed) -> Result<Ipv4Word
     Ok(header)
 }
 
-/// Bytes after the link layer in all buffers of a frame.
+/// Bytes in all buffers of a frame.
 #[inline(always)]
-fn beyond(ctx: *mut xdp_md, parsed: &Parsed) -> usize {
+fn whole(ctx: *mut xdp_md) -> usize {
     // SAFETY: the context is the program's own. Linux 5.18.
-    (unsafe { bpf_xdp_get_buff_len(ctx) } as usize).saturating_sub(parsed.network())
+    unsafe { bpf_xdp_get_buff_len(ctx) as usize }
 }
 
 /// Bytes after the IP header.

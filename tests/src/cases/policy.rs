@@ -188,7 +188,7 @@ fn refused() -> Vec<Case> {
         Case::new("fragments", World::default())
             .inside(Packet::other(WEB, SERVER, 50).fragment(true, 0))
             .drops(Reason::Fragment)
-            .inside(Packet::icmp(WEB, SERVER, 13, 0).fragment(true, 0))
+            .inside(Packet::icmp(WEB, SERVER, 5, 1).fragment(true, 0))
             .drops(Reason::Fragment)
             .inside(Packet::other(WEB, SERVER, 50).fragment(false, 185))
             .drops(Reason::Fragment)
