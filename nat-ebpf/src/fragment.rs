@@ -12,7 +12,9 @@ use aya_ebpf::bindings::xdp_md;
 use nat_common::{
     Tick,
     abi::{
-        config::{CLASS_ICMP, CLASS_OTHER, CLASS_TCP, CLASS_UDP, FEATURE_INSTANCE},
+        config::{
+            CLASS_ICMP, CLASS_OTHER, CLASS_TCP, CLASS_UDP, FEATURE_INSTANCE, FRONTEND_LOCAL, ROLE_OUTSIDE,
+        },
         counters::Reason,
         fragment::{
             DATAGRAMS_IN_ALL, DATAGRAMS_PER_TICK, DUPLICATE_TICKS, FRAGMENT_AWAITED, FRAGMENT_KNOWN,
@@ -20,7 +22,7 @@ use nat_common::{
             FRAGMENT_WAITING, FragmentEntry, FragmentKey, HELD_BYTES, SIDE_SENT, UNTRANSLATED_IN_ALL, spread,
         },
     },
-    net::icmp,
+    net::{icmp, timers},
 };
 
 use crate::{
@@ -164,7 +166,7 @@ pub(crate) fn entry_of(key: &FragmentKey, now: Tick) -> FragmentEntry {
         };
         // Otherwise it has just been replaced, and its element is another datagram's.
         if identity == key.fold() {
-            if now.wrapping_sub(copy.made) > FRAGMENT_TICKS {
+            if timers::expired(now, copy.made, FRAGMENT_TICKS) {
                 break;
             }
             return copy;
@@ -259,14 +261,14 @@ pub(crate) extern "C" fn natgw_hold_back(
 fn hold_back(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Reason {
     let Some(key) = key_of(ctx, parsed, arrival) else { return Reason::Malformed };
     if parsed.total() > HELD_BYTES {
-        return Reason::FragmentLimit;
+        return no_room(parsed, arrival);
     }
     // Known meanwhile, or awaited by another fragment already: the TC program looks again.
     if entry_of(&key, arrival.now).state != FRAGMENT_NONE {
         return Reason::FragmentHeld;
     }
     if !admit_untranslated(&key, arrival.now) {
-        return Reason::FragmentLimit;
+        return no_room(parsed, arrival);
     }
     let entry = FragmentEntry {
         identity: key.fold(),
@@ -280,6 +282,20 @@ fn hold_back(ctx: *mut xdp_md, parsed: &Parsed, arrival: &Arrival) -> Reason {
         let _ = FRAGMENTS.insert(&key, &entry, 0);
     }
     Reason::FragmentHeld
+}
+
+/// What becomes of a fragment that there is no room to keep: the host's own stack can wait for the others, if it may be
+/// for the host.
+#[inline(always)]
+fn no_room(parsed: &Parsed, arrival: &Arrival) -> Reason {
+    let Some(control) = CONTROL.get_ptr(0) else { return Reason::FragmentLimit };
+    // SAFETY: array element.
+    let bank = unsafe { (*control).bank } & 1;
+    let local = arrival.role & u32::from(ROLE_OUTSIDE) != 0
+        && inbound::frontend_of(bank, parsed.key.destination)
+            // SAFETY: array element.
+            .is_some_and(|frontend| unsafe { (*frontend).flags } & FRONTEND_LOCAL != 0);
+    if local { Reason::HostTraffic } else { Reason::FragmentLimit }
 }
 
 /// Notes that a first fragment was dropped, or left to the stack as it was, so that those behind it fare alike.

@@ -21,6 +21,7 @@ use nat_common::{
         FragmentKey, HELD_BYTES, HELD_FILLING, HELD_NOTHING, HELD_READY, HELD_TICKS, HELD_WINDOW, held_slot,
         spread,
     },
+    net::timers,
 };
 
 use crate::{
@@ -221,7 +222,7 @@ extern "C" fn take(step: u32, search: *mut c_void) -> i64 {
     // SAFETY: a word of an array element.
     unsafe {
         let seen = atomic::load(&raw const (*slot).word);
-        let old = search.now.wrapping_sub((seen >> 32) as Tick) > HELD_TICKS;
+        let old = timers::expired(search.now, (seen >> 32) as Tick, HELD_TICKS);
         if (seen as u32 != HELD_NOTHING && !old)
             || !atomic::compare_swap(&raw mut (*slot).word, seen, word_of(search.now, HELD_FILLING))
         {

@@ -18,7 +18,7 @@ use crate::{
     allocate,
     classify::Arrival,
     maps::{CONTROL, FLOWS, RULES},
-    parse::Parsed,
+    parse::{Parsed, WHOLE},
     verdict::Verdict,
 };
 
@@ -55,7 +55,7 @@ pub(crate) fn segment(
     let tells = RULES
         .get_ptr(banked(bank, rule % MAX_RULES))
         .is_some_and(|rule| unsafe { (*rule).flags } & RULE_RESET_PACKET != 0);
-    if !tells || grant % CLASSES != CLASS_TCP || !state::continues(parsed.flags) {
+    if !tells || grant % CLASSES != CLASS_TCP || parsed.fragment != WHOLE || !state::continues(parsed.flags) {
         return Verdict::of(reason);
     }
     Verdict::refused(reason, allocate::audible(grant, REFUSAL_TCP_RESET, arrival.now))

@@ -42,6 +42,21 @@ pub(crate) fn reclaimable(
     idle_for(key, entry, rule, timer, now, timeout_of(key, entry, rule, timer) + rest_of(rule, timer))
 }
 
+/// As [`reclaimable`], without the grace of a flow whose port need not rest.
+#[inline(always)]
+pub(crate) fn rested(
+    key: &FlowKey,
+    entry: *const FlowEntry,
+    timer: TimerClass,
+    control: &Control,
+    now: Tick,
+) -> bool {
+    let Some(rule) = rule_of(entry, control) else { return false };
+    // SAFETY: array element; the timer class is below TIMER_CLASSES.
+    let rest = unsafe { (*rule).rests[timer as usize & (TIMER_CLASSES - 1)] };
+    idle_for(key, entry, rule, timer, now, timeout_of(key, entry, rule, timer) + rest)
+}
+
 /// The first tick in which a flow without further packets is [`reclaimable`], by both its halves.
 #[inline(always)]
 pub(crate) fn end_of(

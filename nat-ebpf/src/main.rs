@@ -265,6 +265,8 @@ fn hairpin(
                 Ok(()) => Verdict::of(Reason::FlowRace).to_code(),
                 Err(verdict) => verdict.to_code(),
             },
+            // Whatever else it has become: the configuration has changed.
+            code if code >> 63 == 0 => Verdict::of(Reason::FlowRace).to_code(),
             code => code,
         };
     }

@@ -24,7 +24,7 @@ use crate::{
     allocate,
     classify::{Arrival, DOUBTED, JUDGED},
     constants, event,
-    life::expired,
+    life::{expired, rested},
     limits,
     lookup::{swap_word, word},
     mapping,
@@ -130,7 +130,19 @@ pub(crate) extern "C" fn natgw_maintain(
     if over && !opening {
         return EXPIRED;
     }
-    if over || (opening && class == CLASS_TCP && state::reopens(state, flags)) {
+    let mut anew = over || (opening && class == CLASS_TCP && state::reopens(state, flags));
+    // Whoever is outside does not cut short the rest of a port: it is for the destination's sake, but from all others.
+    if anew
+        && !outbound
+        && half & HALF_INSTANCE == 0
+        && !rested(visit.key, entry, timers::class_of(class, state), control, visit.now)
+    {
+        if over {
+            return EXPIRED;
+        }
+        anew = false;
+    }
+    if anew {
         if outbound
             && arrival.role & JUDGED == 0
             && (control.features & FEATURE_POLICY != 0 || half & HALF_LIMITED != 0)

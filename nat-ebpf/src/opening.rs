@@ -23,7 +23,7 @@ use nat_common::{
 use crate::{
     allocate,
     classify::{self, Arrival, HAIRPINNED, JOIN, JOIN_INBOUND, OPEN, OPEN_INBOUND, no_rule},
-    event, late, limits,
+    event, inbound as at_frontend, instance, late, limits,
     lookup::word,
     mapping,
     maps::{CONTROL, FLOWS, RULES, SEARCH},
@@ -180,7 +180,7 @@ pub(crate) fn flow_flags(bank: u32, rule: u32, class: u32) -> u8 {
     let none = if class == CLASS_TCP { 0 } else { FLOW_SEQUENCE };
     // SAFETY: array element.
     RULES.get_ptr(banked(bank, rule % MAX_RULES)).map_or(0, |rule| unsafe {
-        let mapped = if (*rule).flags & RULE_MAPPED != 0 { FLOW_MAPPED } else { 0 };
+        let mapped = if (*rule).flags & RULE_MAPPED != 0 && class <= CLASS_ICMP { FLOW_MAPPED } else { 0 };
         ((*rule).flags >> RULE_FLOW_SHIFT) as u8 & !FLOW_MAPPED & !none | mapped
     })
 }
@@ -231,7 +231,13 @@ fn unsolicited(
     if !granted || !filter(parsed, arrival, bank, &target) {
         return Err(CLOSED);
     }
-    if matches!(parsed.key.source[0], 0 | 127 | 224..) || allocate::is_backend(bank, parsed.key.source) {
+    let ours = arrival.role & HAIRPINNED == 0
+        && (at_frontend::frontend_of(bank, parsed.key.source).is_some()
+            || instance::of_address(bank, parsed.key.source).is_some());
+    if ours
+        || matches!(parsed.key.source[0], 0 | 127 | 224..)
+        || allocate::is_backend(bank, parsed.key.source)
+    {
         return Err(Verdict::of(Reason::InvalidSource));
     }
     if control.features & FEATURE_POLICY != 0 && denied(parsed, bank, target.address) {

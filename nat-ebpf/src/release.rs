@@ -16,7 +16,7 @@ use nat_common::{
             HELD_WINDOW, HeldFragment, held_slot,
         },
     },
-    net::state,
+    net::{state, timers},
 };
 
 use crate::{
@@ -57,7 +57,7 @@ extern "C" fn leave(step: u32, work: *mut c_void) -> i64 {
         if !atomic::compare_swap(&raw mut (*slot).word, seen, leaving) {
             return 0;
         }
-        let old = work.now.wrapping_sub((seen >> 32) as Tick) > HELD_TICKS;
+        let old = timers::expired(work.now, (seen >> 32) as Tick, HELD_TICKS);
         let gone = !old && load_into(work.skb, number, slot) && dispatch(work);
         atomic::compare_swap(&raw mut (*slot).word, leaving, 0);
         verdict::count(|counters| match (old, gone) {
@@ -158,6 +158,10 @@ pub(crate) fn send(work: &Work, first: bool) -> Fate {
     let stack = way.slot == route::FOREIGN || length > way.mtu;
     if stack && way.edit.outbound {
         return Fate::Stack;
+    }
+    // The stack's answer would show the backend's address to whoever sent it.
+    if length > way.mtu && header[6] & 0x40 != 0 {
+        return Fate::Lost;
     }
     let edit = Edit { id: work.entry.id, decrement: u8::from(!stack), ..way.edit };
     let transport = u32::from(header[0] & 0x0f) * 4;

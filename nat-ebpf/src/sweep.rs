@@ -75,13 +75,14 @@ unsafe extern "C" fn visit(
             return 0;
         }
         let untold = tell::wanted(entry, bits, timer, &*control);
-        if untold && !expired(&key, entry, timer, &*control, now, tell::PATIENCE) {
-            // Told in this pass or the next one, and only then reclaimed.
-            if expired(&key, entry, timer, &*control, now, tell::SETTLED) {
-                tell::hand_over(&key, entry, first, now);
+        if untold {
+            // Told in this pass or the next one, and only then reclaimed; however long ago it ended, one try it has.
+            let settled = expired(&key, entry, timer, &*control, now, tell::SETTLED);
+            let told = settled && tell::hand_over(&key, entry, first, now);
+            if told || !expired(&key, entry, timer, &*control, now, tell::PATIENCE) {
+                args.pending += 1;
+                return 0;
             }
-            args.pending += 1;
-            return 0;
         }
         if args.reclaimed >= args.limit || !reclaimable(&key, entry, timer, &*control, now) {
             args.pending += 1;

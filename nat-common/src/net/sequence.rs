@@ -2,9 +2,10 @@
 //! TCP sequence numbers (RFC 9293 §3.4): which is the next one that a sender uses, and whether to believe a RST.
 //!
 //! Of each side one number is kept: the one after the last that it has used, as seen here. A segment moves it forward by
-//! at most [`WINDOW`]; one that is further ahead is believed only if it acknowledges what the other side has sent, which
-//! somebody who sees neither side does not know. It never moves back: what is older is a retransmission. A SYN
-//! sets it, until the connection is established.
+//! at most [`WINDOW`]; what is up to that far behind is a retransmission. One that is further off, ahead or behind, is believed
+//! only if it acknowledges what the other side has sent, which somebody who sees neither side does not know: so a number that a
+//! stranger has moved is mended by the next segment of its own side. A SYN sets it, until the connection is established; one
+//! with ACK only if it acknowledges the other side's.
 
 use super::state::{self, Direction, tcp_flag};
 
@@ -41,13 +42,20 @@ pub const fn step(state: u32, direction: Direction, flags: u8, last: u32, next: 
         return Step::Keep;
     }
     if flags & tcp_flag::SYN != 0 {
-        return if state & state::ESTABLISHED == 0 { Step::Take } else { Step::Keep };
+        return if state & state::ESTABLISHED != 0 {
+            Step::Keep
+        } else if flags & tcp_flag::ACK != 0 {
+            Step::TakeIfAcknowledged
+        } else {
+            Step::Take
+        };
     }
     if state & state::syn_of(direction) == 0 {
         return Step::Keep;
     }
     let ahead = next.wrapping_sub(last);
-    if ahead as i32 <= 0 {
+    let behind = last.wrapping_sub(next);
+    if behind <= WINDOW {
         Step::Keep
     } else if ahead <= WINDOW {
         Step::Take
@@ -70,7 +78,7 @@ pub const fn acknowledges(last: u32, number: u32) -> bool {
 ///
 /// A connection that is aborted sends the next number of its side; one that does not exist answers with what the other
 /// side acknowledged (RFC 9293 §3.10.7.1), which is that or older. Whoever has not sent a SYN yet can only refuse the other
-/// side's: the RST acknowledges it. `own` and `other` are what is kept of the RST's sender and of its receiver;
+/// side's: the RST acknowledges it, and so must any from outside until the connection is established. `own` and `other` are what is kept of the RST's sender and of its receiver;
 /// `acknowledged` has no meaning without ACK in `flags`.
 ///
 /// What is not believed costs nothing but time: the flow stays for as long as its timer says. If the receiver asks back (RFC
@@ -84,7 +92,9 @@ pub const fn believed(
     (sequence, acknowledged): (u32, u32),
     (own, other): (u32, u32),
 ) -> bool {
-    if state & state::syn_of(direction) != 0 {
+    // What a stranger can say before the connection is established is not to be relied on: a SYN of his sets the number.
+    let known = state & state::ESTABLISHED != 0 || matches!(direction, Direction::Outbound);
+    if known && state & state::syn_of(direction) != 0 {
         return acknowledges(own, sequence);
     }
     // A SYN has no more data than a packet.
@@ -125,9 +135,13 @@ mod tests {
             assert_eq!(step(WINDOW), Step::Take);
             assert_eq!(step(WINDOW + 1), Step::TakeIfAcknowledged);
             assert_eq!(step(i32::MAX as u32), Step::TakeIfAcknowledged);
-            // Keep-alive probes, retransmissions, and anything else from before.
-            for behind in [1, 2, 1460, WINDOW, WINDOW + 1, 1 << 31] {
+            // Keep-alive probes, retransmissions.
+            for behind in [1, 2, 1460, WINDOW] {
                 assert_eq!(step(0u32.wrapping_sub(behind)), Step::Keep, "{behind}");
+            }
+            // A stranger has moved what is kept: the side itself puts it right.
+            for behind in [WINDOW + 1, 1 << 30, 1 << 31] {
+                assert_eq!(step(0u32.wrapping_sub(behind)), Step::TakeIfAcknowledged, "{behind}");
             }
         }
     }
@@ -137,7 +151,7 @@ mod tests {
         for direction in [Outbound, Inbound] {
             let far = 1 << 30;
             assert_eq!(step(state::syn_of(direction), direction, SYN, 5, far), Step::Take);
-            assert_eq!(step(SYN_OUT | SYN_IN, direction, SYN | ACK, 5, far), Step::Take);
+            assert_eq!(step(SYN_OUT | SYN_IN, direction, SYN | ACK, 5, far), Step::TakeIfAcknowledged);
             assert_eq!(step(OPEN, direction, SYN, 5, far), Step::Keep);
             assert_eq!(step(OPEN, direction, SYN | ACK, 5, 6), Step::Keep);
         }

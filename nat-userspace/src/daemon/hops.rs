@@ -79,9 +79,12 @@ impl Hops {
         }
         let mut now_due = Vec::new();
         while let Some(hop) = self.due.pop_front() {
+            let fixed = matches!(self.known.get(&hop), Some(Neighbour::Fixed(_)));
             if let Some(kept) = self.kept.get_mut(&hop) {
                 kept.confirmed = Some(now);
-                now_due.push(hop);
+                if !fixed {
+                    now_due.push(hop);
+                }
             }
             if now_due.len() == PACE {
                 break;
@@ -113,7 +116,7 @@ impl Hops {
 
 const fn mac_of(known: Option<Neighbour>) -> Option<[u8; 6]> {
     match known {
-        Some(Neighbour::Resolved(mac)) => Some(mac),
+        Some(Neighbour::Resolved(mac) | Neighbour::Fixed(mac)) => Some(mac),
         _ => None,
     }
 }
@@ -197,6 +200,17 @@ mod tests {
         assert_eq!(hops.next(start)[0], (3, GATEWAY));
         hops.set_ahead(&ahead, start + REMEMBER);
         assert!(hops.iter().all(|(hop, _)| hop != (3, GATEWAY)));
+    }
+
+    #[test]
+    fn what_was_set_by_hand_is_left_alone() {
+        let mut hops = Hops::default();
+        let (start, hop) = (Instant::now(), (3, GATEWAY));
+        hops.set_ahead(&[hop], start);
+        assert!(hops.learn(hop, Some(Neighbour::Fixed([2; 6]))));
+        assert!(hops.next(start).is_empty() && hops.next(start + CONFIRM).is_empty());
+        assert!(!hops.learn(hop, Some(Neighbour::Resolved([2; 6]))));
+        assert_eq!(hops.next(start + 2 * CONFIRM), [hop]);
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub enum Neighbour {
     Resolved([u8; 6]),
     /// It is being asked for.
     Unresolved,
+    /// Its MAC address was set by hand (`NUD_PERMANENT`), or the link needs none (`NUD_NOARP`). Not to be resolved: `NTF_USE`
+    /// would make an entry of the first kind one that expires (net/core/neighbour.c, `__neigh_update`).
+    Fixed([u8; 6]),
     /// It did not answer.
     Failed,
 }
@@ -259,6 +262,7 @@ pub fn neighbour(message: &NeighbourMessage) -> Option<((u32, Ipv4Addr), Neighbo
     let known = match (message.header.state, mac) {
         (NeighbourState::Failed, _) => Neighbour::Failed,
         (NeighbourState::Incomplete | NeighbourState::None, _) | (_, None) => Neighbour::Unresolved,
+        (NeighbourState::Permanent | NeighbourState::Noarp, Some(mac)) => Neighbour::Fixed(mac),
         (_, Some(mac)) => Neighbour::Resolved(mac),
     };
     Some(((message.header.ifindex, address), known))

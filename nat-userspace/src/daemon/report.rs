@@ -64,7 +64,7 @@ impl Daemon {
         let layout = self.gateway.layout();
         let status = |((index, address), known): ((u32, Ipv4Addr), Option<Neighbour>)| {
             let (state, mac) = match known {
-                Some(Neighbour::Resolved(mac)) => ("resolved", Some(mac)),
+                Some(Neighbour::Resolved(mac) | Neighbour::Fixed(mac)) => ("resolved", Some(mac)),
                 Some(Neighbour::Failed) => ("failed", None),
                 Some(Neighbour::Unresolved) | None => ("unresolved", None),
             };

@@ -14,21 +14,27 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, MapData, RingBuf};
 use nat_common::{
+    Tick,
     abi::{
         config::{Control, MAX_PORTS, PortConfig},
         event::{IdleReset, ResetCounts},
         names,
     },
-    net::reset::{self, End, LENGTH},
+    net::{
+        reset::{self, End, LENGTH},
+        timers,
+    },
 };
 use tokio::{io::unix::AsyncFd, task, time};
 use tracing::{error, warn};
 
 use super::ring::pollable;
-use crate::datapath::pin::Instance;
+use crate::{clock, datapath::pin::Instance};
 
 /// Connections told in a second, at most; those above wait in the buffer, and then in the flow table.
 const PER_SECOND: u32 = 5_000;
+/// Ticks after which a connection is not told any more (about a minute): longer than a full buffer delays one.
+const STALE: Tick = 120;
 /// Connections told before others get their turn.
 const BATCH: usize = 64;
 
@@ -130,6 +136,11 @@ struct Sender {
 impl Sender {
     /// Sends both segments of a connection.
     fn tell(&mut self, record: &IdleReset) {
+        // Left by a daemon that died long ago: the tuple may be another connection's by now.
+        if timers::expired(clock::now(), record.tick, STALE) {
+            self.done.failed += 2;
+            return;
+        }
         for half in [0, 1] {
             match self.send(record, half) {
                 Ok(Way::Framed) => self.done.framed += 1,
