@@ -87,7 +87,7 @@ pub const FRAGMENT_TICKS: Tick = 56;
 pub const DUPLICATE_TICKS: Tick = 2;
 /// Fragmented datagrams that each backend, and each frontend, may begin in a tick, whatever others do.
 pub const DATAGRAMS_PER_TICK: u32 = 256;
-/// Beyond that, all together: the entries of the last four ticks are always there.
+/// Beyond that, all together.
 pub const DATAGRAMS_IN_ALL: u32 = FRAGMENT_ENTRIES / 8;
 /// Datagrams in a tick that begin with another fragment than the first, or are not translated: all together.
 pub const UNTRANSLATED_IN_ALL: u32 = FRAGMENT_ENTRIES / 16;

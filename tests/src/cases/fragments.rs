@@ -310,6 +310,16 @@ fn hosts() -> Vec<Case> {
             .passes(Reason::HostTraffic)
             .outside(last(SERVER, FRONTEND, 17).id(7))
             .passes(Reason::FragmentHeld),
+        // Longer than what is kept of one: the stack can wait for the others.
+        Case::new("fragments_for_the_host_that_are_not_kept", World::default())
+            .outside(Packet::other(SERVER, FRONTEND, 17).fill(2_100).fragment(false, 185))
+            .passes(Reason::HostTraffic),
+        Case::new(
+            "fragments_that_are_not_kept",
+            World { frontends: vec![(FRONTEND, false)], ..World::default() },
+        )
+        .outside(Packet::other(SERVER, FRONTEND, 17).fill(2_100).fragment(false, 185))
+        .drops(Reason::FragmentLimit),
         Case::new("fragments_for_nobody", World { frontends: vec![(FRONTEND, false)], ..World::default() })
             .outside(first(Packet::udp(DNS, HOST)))
             .drops(Reason::NoMapping)

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Endpoint-independent mapping and the three filterings (RFC 4787 §4 and §5).
 
-use nat_common::abi::{
-    counters::Reason,
-    grant::{RULE_FILTER_ADDRESS, RULE_FILTER_NONE},
+use nat_common::{
+    abi::{
+        counters::Reason,
+        grant::{RULE_FILTER_ADDRESS, RULE_FILTER_NONE},
+    },
+    net::timers::TimerClass,
 };
 
 use super::timers::seconds;
@@ -195,8 +198,22 @@ fn from_outside() -> Vec<Case> {
     ]
 }
 
+/// As [`open`], UDP ports resting for 65 seconds.
+fn open_and_resting() -> World {
+    let mut world = open();
+    world.rests[TimerClass::Udp as usize] = seconds(65);
+    world
+}
+
 fn endings() -> Vec<Case> {
     vec![
+        first("a_late_packet_from_outside_does_not_end_the_rest", open_and_resting())
+            .ticks(seconds(240) + 1)
+            .outside(Packet::udp(DNS, OUTER))
+            .drops(Reason::FlowExpired)
+            .ticks(seconds(60))
+            .outside(Packet::udp(DNS, OUTER))
+            .drops(Reason::FlowExpired),
         first("a_mapping_ends_with_its_timer", open())
             .ticks(seconds(240) + 1)
             .closed(Packet::udp(OTHER, OUTER)),
