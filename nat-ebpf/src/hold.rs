@@ -16,16 +16,19 @@ use aya_ebpf::{
 };
 use nat_common::{
     Tick,
-    abi::fragment::{
-        FRAGMENT_AWAITED, FRAGMENT_KNOWN, FRAGMENT_NONE, FRAGMENT_REFUSED, FRAGMENT_STACK, FRAGMENT_WAITING,
-        FragmentEntry, FragmentKey, HELD_BYTES, HELD_FILLING, HELD_NOTHING, HELD_READY, HELD_TICKS,
-        HELD_WINDOW, held_slot, spread,
+    abi::{
+        fragment::{
+            FRAGMENT_AWAITED, FRAGMENT_KNOWN, FRAGMENT_NONE, FRAGMENT_REFUSED, FRAGMENT_STACK,
+            FRAGMENT_WAITING, FragmentEntry, FragmentKey, HELD_BYTES, HELD_FILLING, HELD_NOTHING, HELD_READY,
+            HELD_TICKS, HELD_WINDOW, held_slot, spread,
+        },
+        names::delay::FRAGMENT_TAKEN,
     },
     net::timers,
 };
 
 use crate::{
-    atomic, clock,
+    atomic, clock, delay,
     fragment::{entry_of, party},
     guard::role_of,
     maps::{FRAGMENTS, HELD, HELD_DATA},
@@ -209,6 +212,7 @@ fn keep(work: &mut Work) -> u32 {
             verdict::count(|counters| counters.fragments_lost += 1);
             return 0;
         }
+        delay::at(FRAGMENT_TAKEN);
         verdict::count(|counters| counters.fragments_held += 1);
         atomic::compare_swap(&raw mut (*slot).word, filling, word_of(work.now, HELD_READY));
     }

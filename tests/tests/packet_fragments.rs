@@ -10,6 +10,7 @@ use std::{
 use nat_common::abi::{
     counters::Reason,
     fragment::{DATAGRAMS_IN_ALL, DATAGRAMS_PER_TICK, HELD_TICKS, HELD_WINDOW},
+    names::delay::FRAGMENT_TAKEN,
 };
 use nat_tests::{
     case::{arriving, leaving},
@@ -158,7 +159,7 @@ fn with_checksum(packet: &[u8]) -> Vec<u8> {
 #[test]
 fn the_first_and_a_later_one_at_once() {
     const ROUNDS: u16 = 500;
-    let wire = Wire::new(World::default());
+    let wire = Wire::new(World { delay: FRAGMENT_TAKEN, ..World::default() });
     let packet = Packet::udp(CLIENT, DNS).fill(200);
     wire.lab.open(&packet).expect("runs").expect("sent");
     let frames: Vec<[Vec<u8>; 2]> = (0..ROUNDS)
