@@ -43,8 +43,7 @@ struct Wire {
 impl Wire {
     fn new(world: World) -> Self {
         let lab = Lab::new(world).expect("lab");
-        let listen = |name| Sniffer::start(&lab.namespace, name).expect("sniffer");
-        let heard = [listen("lan0p"), listen("wan0p")];
+        let heard = ["lan0p", "wan0p"].map(|name| Sniffer::start(&lab.namespace, name).expect("sniffer"));
         Self { lab, heard }
     }
 
@@ -247,7 +246,7 @@ fn what_is_not_to_be_sent_goes_to_the_stack() {
     assert_eq!(wire.arrives(0, &unresolved, &pieces[1]), None);
     assert_eq!(wire.arrives(0, &unresolved, &pieces[0]), None);
     released(2);
-    // Whole packets, and fragments of what is not natgw's, are not looked at.
+    // Whole packets, and fragments that are not natgw's.
     let link = |packet: &Packet| packet.clone().link(arriving(&wire.lab.world, 0, packet)).frame();
     for packet in [Packet::udp(CLIENT, DNS), Packet::other(WEB, DB, 17).fragment(false, 9)] {
         assert_eq!(wire.lab.hold(0, &link(&packet)).expect("runs"), NEXT, "{packet:?}");
