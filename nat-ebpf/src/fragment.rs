@@ -356,11 +356,13 @@ fn has_instance(parsed: &Parsed) -> bool {
     let Some(control) = CONTROL.get_ptr(0) else { return false };
     // SAFETY: array element.
     let (features, bank) = unsafe { ((*control).features, (*control).bank & 1) };
-    features & FEATURE_INSTANCE != 0
-        && (instance::of_address(bank, parsed.key.destination).is_some()
-            // SAFETY: map value.
-            || allocate::backend(bank, parsed.key.source)
-                .is_some_and(|backend| unsafe { (*backend).instance } != [0; 4]))
+    if features & FEATURE_INSTANCE == 0 {
+        return false;
+    }
+    // SAFETY: map value.
+    let backends = allocate::backend(bank, parsed.key.source)
+        .is_some_and(|backend| unsafe { (*backend).instance } != [0; 4]);
+    backends || instance::of_address(bank, parsed.key.destination).is_some()
 }
 
 /// Why a fragment whose ports are not known, and that is not to be held, is dropped.

@@ -12,20 +12,23 @@
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
     cty::c_void,
-    helpers::generated::{bpf_loop, bpf_skb_load_bytes},
+    helpers::generated::{bpf_loop, bpf_skb_change_head, bpf_skb_load_bytes},
 };
 use nat_common::{
     Tick,
-    abi::fragment::{
-        FRAGMENT_AWAITED, FRAGMENT_KNOWN, FRAGMENT_REFUSED, FRAGMENT_STACK, FRAGMENT_WAITING, FragmentEntry,
-        FragmentKey, HELD_BYTES, HELD_FILLING, HELD_NOTHING, HELD_READY, HELD_TICKS, HELD_WINDOW, held_slot,
-        spread,
+    abi::{
+        fragment::{
+            FRAGMENT_AWAITED, FRAGMENT_KNOWN, FRAGMENT_NONE, FRAGMENT_REFUSED, FRAGMENT_STACK,
+            FRAGMENT_WAITING, FragmentEntry, FragmentKey, HELD_BYTES, HELD_FILLING, HELD_NOTHING, HELD_READY,
+            HELD_TICKS, HELD_WINDOW, held_slot, spread,
+        },
+        names::delay::FRAGMENT_TAKEN,
     },
     net::timers,
 };
 
 use crate::{
-    atomic, clock,
+    atomic, clock, delay,
     fragment::{entry_of, party},
     guard::role_of,
     maps::{FRAGMENTS, HELD, HELD_DATA},
@@ -151,9 +154,31 @@ fn look(work: &mut Work) -> u32 {
     work.length = u32::from(u16::from_be_bytes([header[2], header[3]]));
     work.now = clock::now();
     work.entry = entry_of(&work.key, work.now);
+    if work.entry.state == FRAGMENT_NONE || !begins_with_ethernet(work.skb, &header) {
+        return NO_FRAGMENT;
+    }
     work.party = party(&work.key);
     work.start = spread(work.key.destination) ^ u32::from(u16::from_be_bytes(work.key.id));
     if high & 0x1f == 0 && low == 0 { FIRST_FRAGMENT } else { LATER_FRAGMENT }
+}
+
+/// Puts the Ethernet header back, which is missing where generic XDP has copied the packet: the copy has no `mac_len`, by
+/// which the kernel goes back to it (`skb_pp_cow_data`, net/core/skbuff.c, Linux 6.18). False: it cannot be done.
+#[inline(always)]
+fn begins_with_ethernet(skb: *mut __sk_buff, header: &[u8; IPV4_HEADER]) -> bool {
+    let mut found = [0u8; IPV4_HEADER];
+    // SAFETY: the buffer has the length that is passed; the program's own context.
+    unsafe {
+        let read = bpf_skb_load_bytes(skb.cast(), L3, found.as_mut_ptr().cast(), IPV4_HEADER as u32);
+        (read == 0 && words(&found) == words(header)) || bpf_skb_change_head(skb, L3, 0) == 0
+    }
+}
+
+/// An IPv4 header in words: a comparison byte by byte becomes a call to `memcmp`.
+#[inline(always)]
+fn words(header: &[u8; IPV4_HEADER]) -> [u32; 5] {
+    // SAFETY: the same size; read without an assumption about alignment.
+    unsafe { header.as_ptr().cast::<[u32; 5]>().read_unaligned() }
 }
 
 /// Copies the fragment into a slot. 1: its first one has come in the meantime, so what is held is to be sent.
@@ -187,6 +212,7 @@ fn keep(work: &mut Work) -> u32 {
             verdict::count(|counters| counters.fragments_lost += 1);
             return 0;
         }
+        delay::at(FRAGMENT_TAKEN);
         verdict::count(|counters| counters.fragments_held += 1);
         atomic::compare_swap(&raw mut (*slot).word, filling, word_of(work.now, HELD_READY));
     }

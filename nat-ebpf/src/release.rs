@@ -73,9 +73,10 @@ extern "C" fn leave(step: u32, work: *mut c_void) -> i64 {
 /// `slot` points into a map value.
 #[inline(always)]
 unsafe fn same(slot: *const FragmentKey, key: &FragmentKey) -> bool {
-    let [a, b, c] = unsafe { *slot.cast::<[u32; 3]>() };
-    let key = core::ptr::from_ref(key).cast::<[u32; 3]>();
-    let [d, e, f] = unsafe { *key };
+    // SAFETY: by the caller's promise; keys are aligned to 2 bytes.
+    let [a, b, c] = unsafe { slot.cast::<[u32; 3]>().read_unaligned() };
+    // SAFETY: a reference.
+    let [d, e, f] = unsafe { core::ptr::from_ref(key).cast::<[u32; 3]>().read_unaligned() };
     a == d && b == e && c == f
 }
 

@@ -169,9 +169,11 @@ pub mod delay {
     pub const BIT_CLEAR: u32 = 1 << 5;
     /// A mapping was judged to be over, and is not yet being removed.
     pub const MAPPING_JUDGED: u32 = 1 << 6;
+    /// A fragment is being kept, and not yet to be found by the first one of its datagram.
+    pub const FRAGMENT_TAKEN: u32 = 1 << 7;
     /// No step: a new connection on the tuple of one that is over gives its port back first, and takes any.
     pub const ANEW: u32 = 1 << 16;
     /// Every step.
-    pub const ALL: [u32; 7] =
-        [BIT_SET, LEAF_SEEN, ROOT_SET, ROOT_COPIED, FLOW_GONE, BIT_CLEAR, MAPPING_JUDGED];
+    pub const ALL: [u32; 8] =
+        [BIT_SET, LEAF_SEEN, ROOT_SET, ROOT_COPIED, FLOW_GONE, BIT_CLEAR, MAPPING_JUDGED, FRAGMENT_TAKEN];
 }
