@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! IP identifications of what is sent: unique for each pair of addresses and protocol for as long as 16 bits allow
-//! (RFC 6864 §4.3, RFC 7857 §9), because backends that share a frontend number their packets independently.
+//! (RFC 6864 §4.3, RFC 7857 §10), because backends that share a frontend number their packets independently.
 
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use nat_common::abi::fragment::{IDENT_BUCKETS, spread};

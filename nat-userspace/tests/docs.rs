@@ -118,7 +118,8 @@ fn every_map_is_described_with_its_size() {
 }
 
 /// Documents that name tests as proof.
-const WITH_PROOFS: [&str; 11] = [
+const WITH_PROOFS: [&str; 12] = [
+    "docs/tcp.md",
     "docs/rfc-compliance.md",
     "README.md",
     "docs/azure-parity.md",

@@ -42,6 +42,9 @@ fn life_of_a_connection() {
     assert_eq!(then(&[(Outbound, RESET)]), TcpReset);
 }
 
+/// Name, way to the state, its timer, and what five segments from outside and from inside lead to.
+type Row = (&'static str, Vec<Segment>, TimerClass, [TimerClass; 5], [TimerClass; 5]);
+
 /// What each segment makes of each state, in both directions: the whole table. Rows are ways to a state and its timer;
 /// columns are what SYN, SYN with ACK, ACK, FIN with ACK and RST from outside, then from inside, lead to.
 #[test]
@@ -49,7 +52,7 @@ fn every_segment_in_every_state() {
     let (h, e, f, c, r) = (TcpHandshake, TcpEstablished, TcpHalfClosed, TcpClosed, TcpReset);
     let open = OPEN.to_vec();
     let and = |more: &[Segment]| [&open[..], more].concat();
-    let table: [(&str, Vec<Segment>, TimerClass, [TimerClass; 5], [TimerClass; 5]); 11] = [
+    let table: [Row; 11] = [
         ("SYN out", open[..1].to_vec(), h, [h, h, h, h, r], [h, h, h, h, r]),
         ("SYN in", vec![(Inbound, SYN)], h, [h, h, h, h, r], [h, h, h, h, r]),
         // The server's ACK or FIN after its SYN with ACK is believed: it has the client's SYN.
