@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 use crate::constants;
 
 /// Turns of a wait: some microseconds, long enough for several packets of another CPU.
-const TURNS: u32 = 4096;
+const TURNS: u32 = 1024;
 
 /// Waits if `step` (`nat_common::abi::names::delay`) is among those; every second time, so that waiting and going on meet.
 #[inline(always)]
