@@ -64,6 +64,8 @@ mod translate;
 mod verdict;
 mod walk;
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
     macros::{classifier, raw_tracepoint, xdp},
@@ -95,10 +97,11 @@ pub(crate) fn natgw_xdp(ctx: XdpContext) -> u32 {
         return aya_ebpf::bindings::xdp_action::XDP_DROP;
     };
     let mut size = Frame::of_xdp(ctx).len();
-    let mut parsed = Parsed::default();
+    let mut room = MaybeUninit::uninit();
+    let parsed = Parsed::begin(&mut room);
     let mut arrival = Arrival::default();
-    let verdict = forward(ctx, &mut size, &mut parsed, &mut arrival).unwrap_or_else(|verdict| verdict);
-    let verdict = if verdict.is_translated() { verdict } else { end(ctx, &parsed, &arrival, verdict) };
+    let verdict = forward(ctx, &mut size, parsed, &mut arrival).unwrap_or_else(|verdict| verdict);
+    let verdict = if verdict.is_translated() { verdict } else { end(ctx, parsed, &arrival, verdict) };
     verdict::conclude(counters, size as u64, verdict)
 }
 

@@ -60,7 +60,7 @@ pub(crate) fn packet(
             UDP | UDP_LITE => {
                 let udp = frame.at::<[u16; 4]>(l4)?;
                 (*udp)[end] = port;
-                (*udp)[3] = u16::from_ne_bytes(addresses.and(ports).apply_udp((*udp)[3].to_ne_bytes()));
+                (*udp)[3] = addresses.and(ports).apply_udp_native((*udp)[3]);
             }
             DCCP => {
                 let dccp = frame.at::<[u16; 4]>(l4)?;

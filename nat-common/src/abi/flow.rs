@@ -42,14 +42,23 @@ impl FlowKey {
     #[inline(always)]
     #[must_use]
     pub fn fold(&self) -> u32 {
-        let source = u32::from_ne_bytes(self.source);
-        let destination = u32::from_ne_bytes(self.destination);
-        let [a, b] = self.source_port;
-        let [c, d] = self.destination_port;
-        let ports = u32::from_ne_bytes([a, b, c, d]);
-        let rest = u32::from_ne_bytes([self.protocol, self.zone[0], self.zone[1], self.zone[2]]);
+        let [source, destination, ports, rest] = *bytemuck::cast_ref::<Self, [u32; 4]>(self);
         (source ^ destination.rotate_left(11)).wrapping_mul(0x9e37_79b1)
             ^ (ports.wrapping_add(rest.rotate_left(24))).wrapping_mul(0x85eb_ca6b)
+    }
+
+    /// Sets both ports, as loaded from the packet. As one word, because the look-up reads it as one: a load that spans two
+    /// stores waits for both to reach the cache.
+    #[inline(always)]
+    pub fn set_ports(&mut self, [source, destination]: [u16; 2]) {
+        let ([a, b], [c, d]) = (source.to_ne_bytes(), destination.to_ne_bytes());
+        bytemuck::cast_mut::<Self, [u32; 4]>(self)[2] = u32::from_ne_bytes([a, b, c, d]);
+    }
+
+    /// Sets the protocol, and the zone to [`ZONE_FLOW`]; as one word, see [`Self::set_ports`].
+    #[inline(always)]
+    pub fn set_protocol(&mut self, protocol: u8) {
+        bytemuck::cast_mut::<Self, [u32; 4]>(self)[3] = u32::from_ne_bytes([protocol, ZONE_FLOW, 0, 0]);
     }
 
     /// The key with both ends exchanged.

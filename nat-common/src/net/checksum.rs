@@ -66,11 +66,18 @@ impl Delta {
     #[inline(always)]
     #[must_use]
     pub const fn apply_udp(self, stored: [u8; 2]) -> [u8; 2] {
-        if stored[0] == 0 && stored[1] == 0 {
-            return stored;
+        self.apply_udp_native(u16::from_ne_bytes(stored)).to_ne_bytes()
+    }
+
+    /// [`Self::apply_udp`] to a checksum as loaded from memory (native order).
+    #[inline(always)]
+    #[must_use]
+    pub const fn apply_udp_native(self, stored: u16) -> u16 {
+        if stored == 0 {
+            return 0;
         }
-        let new = self.apply(stored);
-        if new[0] == 0 && new[1] == 0 { [0xff, 0xff] } else { new }
+        let new = self.apply_native(stored);
+        if new == 0 { u16::MAX } else { new }
     }
 }
 
