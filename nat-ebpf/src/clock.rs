@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Time.
 
-use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use nat_common::{Tick, tick};
 
-use crate::{constants, maps::CONTROL};
+use crate::{constants, maps::{CONTROL, SCRATCH}};
 
 /// The current tick. The coarse clock is a plain memory read, where the precise one reads the time-stamp counter.
 #[inline(always)]
@@ -13,8 +13,16 @@ pub(crate) fn now() -> Tick {
         // SAFETY: array element, only ever written as a whole word.
         return CONTROL.get_ptr(0).map_or(0, |control| unsafe { (*control).test_tick });
     }
-    // SAFETY: no arguments; available to XDP and TC programs since Linux 5.11.
-    tick::from_ns(unsafe { bpf_ktime_get_coarse_ns() })
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: this CPU's own element. `tick` before `jiffies`: what interrupts in between makes it be read again.
+    unsafe {
+        let jiffies = bpf_jiffies64();
+        if (*scratch).jiffies != jiffies {
+            (*scratch).tick = u64::from(tick::from_ns(bpf_ktime_get_coarse_ns()));
+            (*scratch).jiffies = jiffies;
+        }
+        (*scratch).tick as Tick
+    }
 }
 
 /// The current tick for the sweep: tracing programs have only the precise clock.

@@ -8,6 +8,10 @@ use crate::translate::SUM_BYTES;
 /// One for each CPU; nobody relies on what is in it.
 #[repr(C, align(8))]
 pub(crate) struct Scratch {
+    /// `jiffies` when `tick` was read.
+    pub(crate) jiffies: u64,
+    /// See [`crate::clock`].
+    pub(crate) tick: u64,
     pub(crate) fib: bpf_fib_lookup,
     pub(crate) bytes: [u16; SUM_BYTES / 2],
 }
