@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
 //! Next hop by the kernel's routing and neighbour tables.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::{bpf_fib_lookup as FibParams, xdp_md},
     helpers::generated::bpf_fib_lookup,
@@ -28,8 +30,10 @@ const TUNNEL: i64 = 6;
 const NO_NEIGHBOUR: i64 = 7;
 
 /// What the routing tables say.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
+    /// Blackhole, unreachable, prohibit. First, so that it is what a [`Route`] of zeroes says.
+    None,
     /// Use the next hop.
     Found,
     /// The port is known, the MAC address is not.
@@ -40,13 +44,11 @@ pub(crate) enum Answer {
     ForwardingOff,
     /// The stack would encapsulate the packet, and send it by whatever interface: no guard sees what is inside.
     Tunnel,
-    /// Blackhole, unreachable, prohibit.
-    #[default]
-    None,
 }
 
 /// A next hop. Only as good as `answer`.
-#[derive(Clone, Copy, Default)]
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
 pub(crate) struct Route {
     /// What the tables say.
     pub(crate) answer: Answer,
@@ -64,6 +66,18 @@ pub(crate) struct Route {
     pub(crate) neighbour: [u8; 4],
 }
 
+impl Default for Route {
+    #[inline(always)]
+    fn default() -> Self {
+        let mut room = MaybeUninit::uninit();
+        // SAFETY: zero is a value of each field.
+        unsafe {
+            scratch::clear(room.as_mut_ptr());
+            room.assume_init()
+        }
+    }
+}
+
 /// No port of ours.
 pub(crate) const FOREIGN: u8 = 255;
 /// No usable way at all, where [`FOREIGN`] in a half means "the right kind of port, but the neighbour's MAC address is
@@ -73,13 +87,13 @@ pub(crate) const NOWHERE: u8 = 254;
 /// The packet goes to the SNAT port of a mapping: [`crate::hairpin`].
 pub(crate) const HAIRPIN: u8 = 253;
 
-/// Looks up the way from interface `from` to `destination`, with policy routing by `source`.
+/// Looks up the way from interface `from` to `destination`, with policy routing by `source`; `way` comes from
+/// [`Route::default`].
 ///
 /// `tot_len` 1 is below every MTU: the kernel then reports the route's MTU instead of judging by it (Linux 5.12,
 /// commit e1850ea9bd9e).
 #[inline(never)]
 pub(crate) fn lookup(ctx: *mut xdp_md, from: u32, source: [u8; 4], destination: [u8; 4], way: &mut Route) {
-    *way = Route::default();
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's own element; XDP programs do not interrupt each other on a CPU. Zero is valid for every field.
     let params = unsafe {
