@@ -165,6 +165,9 @@ fn leaf(search: &mut Search, set: *const PortSet, segment: Segment) -> u32 {
         if let Some(bit) = free_bit(taken, valid, search.start & 63) {
             return take(search, set, &segment, record, tag, index * 64 + bit);
         }
+        if valid != 0 && preferred == u64::MAX {
+            search.crowded = 1;
+        }
     }
     leaf_is_full(search, set, &key, epoch);
     SEARCHING

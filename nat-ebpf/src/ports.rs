@@ -4,7 +4,7 @@
 //! The claim is the `BPF_NOEXIST` insert of the inbound half; everything else only decides what to try. A backend's own
 //! ports come first, then those that it shares. For each of the two sets:
 //!
-//! 1. *Probes*: a few ports at random. Nearly always enough.
+//! 1. *Probes*: a few ports at random, fewer the fuller they are towards this destination ([`Pressure`]). Nearly always enough.
 //! 2. *Pick* ([`crate::pick`]): when the probes collide, bitmaps of what is known to be taken towards this destination.
 //! 3. *Walk* ([`crate::walk`]): before a refusal, and only if some flow may have expired since the last one, a look at
 //!    the ports for a flow that has expired and was not swept yet (the daemon may be dead).
@@ -23,7 +23,7 @@ use nat_common::{
         counters::Reason,
         flow::{FlowEntry, FlowKey, inbound_key},
         grant::{Grant, MAX_SEGMENTS, PortSet, SET_ORDERED},
-        record::{PortRecord, RootRecord},
+        record::{PROBES, PortRecord, Pressure, RootRecord},
     },
     net::protocol,
     ports::{SEGMENT_MASK, locate, scale},
@@ -37,10 +37,6 @@ use crate::{
     pick, record, walk,
 };
 
-/// Random tries before the records are asked.
-const PROBES: u32 = 2;
-/// Ticks for which a collision makes the records be asked first (about 8 s).
-const PRESSURE_TICKS: Tick = 16;
 /// Most ports tried for one packet: what was learnt stays in the records.
 pub(crate) const MOST_TRIES: u32 = 8192;
 /// Most steps of one search.
@@ -88,6 +84,8 @@ pub(crate) struct Search {
     pub(crate) spins: u32,
     /// Ports tried.
     pub(crate) tries: u32,
+    /// 1: a leaf had 64 ports in a row that are taken.
+    pub(crate) crowded: u32,
     /// Walk: port number, ports looked at, and the first tick in which one may be free.
     pub(crate) number: u32,
     pub(crate) walked: u32,
@@ -211,19 +209,24 @@ pub(crate) extern "C" fn natgw_search(index: u32) -> u32 {
     let Some(pressed) = record::pressed(&search.key) else { return TABLE_ERROR };
     search.set = index;
     // SAFETY: array elements; `pressed` is a hint.
-    let (ports, ordered, last) = unsafe { ((*set).ports, (*set).flags & SET_ORDERED != 0, *pressed as Tick) };
+    let (ports, ordered, pressure) =
+        unsafe { ((*set).ports, (*set).flags & SET_ORDERED != 0, Pressure(pressed.read_volatile())) };
     // SAFETY: array element.
     let bound = if ordered { u32::from(unsafe { (*set).segments[0].count }) } else { ports };
-    if last == 0 || search.now.wrapping_sub(last) > PRESSURE_TICKS {
-        for _ in 0..PROBES {
-            match attempt(search, set, preferred(search, scale(random(), bound))) {
-                Tried::Claimed => return CLAIMED,
-                Tried::Taken => {}
-                Tried::Failed(reason) => return failed(reason),
-            }
+    let probes = pressure.probes(search.now);
+    for probe in 0..PROBES {
+        if probe >= probes {
+            break;
         }
-        // SAFETY: array element. Never 0 again: from here on, releases keep the records true.
-        unsafe { pressed.write_volatile(u64::from(search.now) | 1 << 32) };
+        match attempt(search, set, preferred(search, scale(random(), bound))) {
+            Tried::Claimed => return CLAIMED,
+            Tried::Taken => {}
+            Tried::Failed(reason) => return failed(reason),
+        }
+    }
+    if probes != 0 {
+        // SAFETY: array element.
+        unsafe { pressed.write_volatile(pressure.collided(search.now).0) };
     }
     begin(search, set, bound);
     search.start = random() & 1023;
@@ -231,10 +234,15 @@ pub(crate) extern "C" fn natgw_search(index: u32) -> u32 {
     search.spins = 0;
     search.tries = 0;
     search.walked = 0;
+    search.crowded = 0;
     search.phase = PHASE_ROOT;
     search.outcome = SEARCHING;
     // SAFETY: `step` has the signature that the helper wants and uses no context.
     unsafe { bpf_loop(MOST_STEPS, step as *mut c_void, core::ptr::null_mut(), 0) };
+    if search.crowded != 0 || search.outcome == NO_PORT {
+        // SAFETY: array element.
+        unsafe { pressed.write_volatile(Pressure(pressed.read_volatile()).crowded(search.now).0) };
+    }
     if search.outcome == SEARCHING { CUT } else { search.outcome }
 }
 

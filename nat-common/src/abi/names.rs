@@ -31,7 +31,7 @@ pub const PORT_BY_IFINDEX: &str = "PORT_BY_IFINDEX";
 pub const TX_PORTS: &str = "TX_PORTS";
 /// [`super::record::RootKey`] → [`super::record::RootRecord`].
 pub const ROOTS: &str = "ROOTS";
-/// [`super::record::pressed_slot`] → tick, as `u64`; 0: never.
+/// [`super::record::pressed_slot`] → [`super::record::Pressure`].
 pub const PRESSED: &str = "PRESSED";
 /// [`super::grant::BackendKey`] → [`super::grant::BackendRef`].
 pub const BACKENDS: &str = "BACKENDS";

@@ -119,7 +119,56 @@ layout!(RootRecord, 48 + 8 * MAX_SEGMENTS);
 /// Elements of `PRESSED`.
 pub const PRESSED_SLOTS: u32 = 65_536;
 
-/// Index into `PRESSED`, by destination: the tick of the last collision towards one of those that share the slot.
+/// Random tries at a port before the records are asked, while nothing has collided lately.
+pub const PROBES: u32 = 2;
+/// Ticks for which a collision, or a crowded leaf, is remembered (about 8 s).
+pub const PRESSURE_TICKS: Tick = 16;
+
+/// What is known of how full the ports towards a destination are: a word of `PRESSED`. A hint, shared by destinations that meet
+/// in a slot. Low half: tick of the last time that all tries collided. Then one bit that stays set for ever: from then on,
+/// releases keep the records true. Then 31 bits of the tick in which a leaf was last found crowded: 64 ports in a row taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pressure(pub u64);
+
+impl Pressure {
+    const EVER: u64 = 1 << 32;
+    const CROWDED_SHIFT: u32 = 33;
+    const CROWDED_MASK: u32 = u32::MAX >> 1;
+
+    /// How many random tries are worth while: even where some collide, one that does not costs less than a look at the
+    /// records; where hardly any port is free it is wasted.
+    #[inline(always)]
+    #[must_use]
+    pub const fn probes(self, now: Tick) -> u32 {
+        if self.0 & Self::EVER == 0 {
+            return PROBES;
+        }
+        let crowded = (self.0 >> Self::CROWDED_SHIFT) as u32;
+        if crowded != 0 && now.wrapping_add(1).wrapping_sub(crowded) & Self::CROWDED_MASK <= PRESSURE_TICKS {
+            return 0;
+        }
+        if now.wrapping_sub(self.0 as Tick) <= PRESSURE_TICKS { 1 } else { PROBES }
+    }
+
+    /// After tries that have all collided.
+    #[inline(always)]
+    #[must_use]
+    pub const fn collided(self, now: Tick) -> Self {
+        Self(self.0 & !(u32::MAX as u64) | Self::EVER | now as u64)
+    }
+
+    /// After a leaf was found crowded, or all full.
+    #[inline(always)]
+    #[must_use]
+    pub const fn crowded(self, now: Tick) -> Self {
+        let kept = self.0 & (u32::MAX as u64) | Self::EVER;
+        // 0 stands for never, so that every second tick stands for the next one.
+        let tick = now & Self::CROWDED_MASK | 1;
+        Self(kept | (tick as u64) << Self::CROWDED_SHIFT)
+    }
+}
+
+/// Index into `PRESSED`, by destination.
 #[inline(always)]
 #[must_use]
 pub const fn pressed_slot(destination: [u8; 4], port: [u8; 2], protocol: u8) -> u32 {
@@ -127,4 +176,36 @@ pub const fn pressed_slot(destination: [u8; 4], port: [u8; 2], protocol: u8) -> 
     let low = u32::from_ne_bytes(destination).wrapping_mul(0x9e37_79b1);
     let high = u32::from_ne_bytes([a, b, protocol, 0]).wrapping_mul(0x85eb_ca6b);
     (low ^ high.rotate_left(15)) >> 16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fewer_tries_the_fuller_the_ports_are() {
+        const NOW: Tick = 1_000;
+        let never = Pressure(0);
+        assert_eq!(never.probes(NOW), PROBES);
+        let collided = never.collided(NOW);
+        assert_eq!(collided.probes(NOW), 1);
+        assert_eq!(collided.probes(NOW + PRESSURE_TICKS), 1);
+        assert_eq!(collided.probes(NOW + PRESSURE_TICKS + 1), PROBES);
+        let crowded = collided.crowded(NOW);
+        assert_eq!(crowded.probes(NOW), 0);
+        assert_eq!(crowded.collided(NOW + 5).probes(NOW + 5), 0, "a collision does not forget the crowd");
+        assert_eq!(crowded.collided(NOW + 9).probes(NOW + PRESSURE_TICKS + 1), 1);
+        assert_eq!(crowded.probes(NOW + PRESSURE_TICKS + 1), PROBES);
+    }
+
+    #[test]
+    fn a_word_that_has_known_pressure_is_never_zero_again() {
+        for now in [0, 1, u32::MAX >> 1, 1 << 31, u32::MAX] {
+            assert_ne!(Pressure(0).collided(now).0, 0);
+            let crowded = Pressure(0).crowded(now);
+            assert_ne!(crowded.0, 0);
+            assert_eq!(crowded.probes(now), 0, "tick {now}");
+            assert_eq!(crowded.probes(now.wrapping_add(2)), 0, "tick {now}");
+        }
+    }
 }
