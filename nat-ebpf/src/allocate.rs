@@ -18,7 +18,7 @@ use nat_common::{
 };
 
 use crate::{
-    atomic, event, join, limits, mapping,
+    atomic, event, full, join, limits, mapping,
     maps::{BACKENDS, CONTROL, FLOWS, GRANT_STATE, GRANTS, RULES, SEARCH, SETS, TABLE},
     ports::{self, Search},
     record,
@@ -167,6 +167,9 @@ pub(crate) fn refused(search: &Search, reason: Reason) -> u64 {
 
 #[inline(always)]
 fn insert(search: &mut Search) -> Result<(), Reason> {
+    if full::known(search) {
+        return Err(Reason::NoFreePort);
+    }
     clear(&mut search.entry);
     if search.joined == 0 {
         limits::admit(search)?;

@@ -116,7 +116,7 @@ fn prepare(
     address: [u8; 4],
     outbound: bool,
 ) -> Result<u64, Verdict> {
-    if !translate::header_checksum_ok(ctx, parsed.network(), parsed.header()) {
+    if !translate::own_checksum_ok(ctx, parsed) {
         return Err(Verdict::of(Reason::BadChecksum));
     }
     if parsed.ttl <= 1 {

@@ -24,6 +24,7 @@ mod emit;
 mod event;
 mod fragment;
 mod frame;
+mod full;
 mod guard;
 mod hairpin;
 mod hold;

@@ -69,7 +69,7 @@ pub(crate) fn outbound(
     if parsed.key.protocol == ICMP && !icmp::is_request(parsed.icmp_type) {
         return Err(Verdict::of(Reason::IcmpUnsupported));
     }
-    if !translate::header_checksum_ok(ctx, parsed.network(), parsed.header()) {
+    if !translate::own_checksum_ok(ctx, parsed) {
         return Err(Verdict::of(Reason::BadChecksum));
     }
     if parsed.ttl <= 1 {
@@ -143,7 +143,7 @@ pub(crate) fn inbound(
     if u32::from(parsed.class) == CLASS_TCP && !state::opens(parsed.flags) {
         return Err(Verdict::of(Reason::TcpNoFlow));
     }
-    if !translate::header_checksum_ok(ctx, parsed.network(), parsed.header()) {
+    if !translate::own_checksum_ok(ctx, parsed) {
         return Err(Verdict::of(Reason::BadChecksum));
     }
     if parsed.ttl <= 1 {

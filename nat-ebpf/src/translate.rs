@@ -5,7 +5,7 @@ use crate::{
     frame::Frame,
     lookup::Rewrite,
     maps::SCRATCH,
-    parse::{ICMP, Parsed, TCP, UDP},
+    parse::{ICMP, IPV4, Parsed, TCP, UDP},
     scratch,
 };
 use aya_ebpf::{
@@ -215,6 +215,22 @@ unsafe extern "C" fn add_chunk(_index: u32, state: *mut c_void) -> i64 {
 
 /// Not a folded sum.
 pub(crate) const UNREADABLE: u32 = u32::MAX;
+
+/// As [`header_checksum_ok`], of a packet's own header.
+#[inline(always)]
+pub(crate) fn own_checksum_ok(ctx: *mut xdp_md, parsed: &Parsed) -> bool {
+    if parsed.header() == IPV4
+        && let Some(header) = Frame::of_xdp(ctx).at::<[u16; 10]>(parsed.network())
+    {
+        let mut sum = 0u32;
+        for word in 0..10 {
+            // SAFETY: the pointer comes from `Frame::at`.
+            sum += u32::from(unsafe { (*header)[word] });
+        }
+        return fold(sum) == 0xffff;
+    }
+    header_checksum_ok(ctx, parsed.network(), parsed.header())
+}
 
 /// Whether an IPv4 header checksum is right (RFC 1812 §5.2.2). Incremental updates keep a wrong one wrong, so only
 /// packets that would open a flow, and quoted ones, are checked.

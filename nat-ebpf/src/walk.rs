@@ -58,7 +58,7 @@ fn at_most(now: Tick, control: &Control) -> Tick {
 }
 
 #[inline(always)]
-const fn before(first: Tick, second: Tick) -> bool {
+pub(crate) const fn before(first: Tick, second: Tick) -> bool {
     (first.wrapping_sub(second) as i32) < 0
 }
 
