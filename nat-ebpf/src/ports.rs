@@ -26,7 +26,7 @@ use nat_common::{
         record::{PROBES, PortRecord, Pressure, RootRecord},
     },
     net::protocol,
-    ports::{SEGMENT_MASK, locate, scale},
+    ports::{SEGMENT_MASK, leaf_of, locate, scale},
 };
 
 use crate::{
@@ -84,7 +84,7 @@ pub(crate) struct Search {
     pub(crate) spins: u32,
     /// Ports tried.
     pub(crate) tries: u32,
-    /// 1: a leaf had 64 ports in a row that are taken.
+    /// 1: a leaf had many ports in a row that are taken.
     pub(crate) crowded: u32,
     /// Walk: port number, ports looked at, and the first tick in which one may be free.
     pub(crate) number: u32,
@@ -219,7 +219,15 @@ pub(crate) extern "C" fn natgw_search(index: u32) -> u32 {
             break;
         }
         match attempt(search, set, preferred(search, scale(random(), bound))) {
-            Tried::Claimed => return CLAIMED,
+            Tried::Claimed => {
+                // Or those who pick from the records would have to find out one by one. Nobody removes the flow before
+                // its outbound half is there, so that no release comes before this.
+                if probes < PROBES {
+                    let (address, port) = (search.inbound.destination, search.inbound.destination_port);
+                    record::mark(&record::record_key(&search.key, address, leaf_of(port)), port);
+                }
+                return CLAIMED;
+            }
             Tried::Taken => {}
             Tried::Failed(reason) => return failed(reason),
         }

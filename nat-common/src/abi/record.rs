@@ -126,7 +126,8 @@ pub const PRESSURE_TICKS: Tick = 16;
 
 /// What is known of how full the ports towards a destination are: a word of `PRESSED`. A hint, shared by destinations that meet
 /// in a slot. Low half: tick of the last time that all tries collided. Then one bit that stays set for ever: from then on,
-/// releases keep the records true. Then 31 bits of the tick in which a leaf was last found crowded: 64 ports in a row taken.
+/// releases keep the records true. Then 31 bits of the tick in which a leaf was last found crowded: many
+/// ports in a row taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pressure(pub u64);
 
