@@ -8,6 +8,7 @@ use aya::maps::{MapInfo, MapType};
 use aya_obj::generated::bpf_map_type;
 use nat_common::abi::{
     config::{BANKS, CLASSES, Meta},
+    flow::table_entries,
     names,
 };
 
@@ -78,8 +79,7 @@ pub fn shapes(object: &[u8], room: Room) -> Result<BTreeMap<&'static str, Shape>
 pub fn sized(map: &str, room: Room) -> Option<u32> {
     let Room { flows, backends } = room;
     match map {
-        // A flow is two entries.
-        names::FLOWS => Some(flows.saturating_mul(2)),
+        names::FLOWS => Some(table_entries(flows)),
         names::RECORDS => Some((flows / 64).max(4096)),
         names::ROOTS => Some((flows / 256).max(1024)),
         names::TOWARDS | names::PEERS => Some(flows),
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn some_maps_follow_the_number_of_flows_or_backends() {
         let entries = |map, flows, backends| sized(map, Room { flows, backends });
-        assert_eq!(entries(names::FLOWS, 1 << 20, 4096), Some(1 << 21));
+        assert_eq!(entries(names::FLOWS, 1 << 20, 4096), Some((1 << 21) + 2));
         assert_eq!(entries(names::RECORDS, 1 << 20, 4096), Some(1 << 14));
         assert_eq!(entries(names::RECORDS, 1024, 4096), Some(4096));
         assert_eq!(entries(names::ROOTS, 1024, 4096), Some(1024));

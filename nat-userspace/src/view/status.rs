@@ -11,7 +11,7 @@ use nat_common::{
     abi::{
         config::{PortConfig, ROLE_OUTSIDE, name_of},
         counters::Reason,
-        flow::KERNEL_BYTES_PER_FLOW,
+        flow::table_bytes,
     },
     tick,
 };
@@ -320,7 +320,7 @@ impl FlowSummary {
             max,
             by_state,
             expired,
-            table_bytes: u64::from(max) * KERNEL_BYTES_PER_FLOW,
+            table_bytes: table_bytes(max),
             unpaired_halves: unpaired as u64,
         }
     }
