@@ -2,6 +2,8 @@
 //! Loads the embedded BPF object: once for each device with an XDP program, because what distinguishes the devices
 //! are load-time constants that let the verifier drop the code a device does not need.
 
+use std::{num::NonZeroUsize, thread};
+
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader,
@@ -96,6 +98,34 @@ impl Loader {
                 self.room.backends
             )
         })
+    }
+
+    /// Loads the object once for each of `devices`, with its XDP program accepted by the verifier: that takes most of the time
+    /// of a start, so as many at a time as there are CPUs.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load`] and [`xdp`].
+    pub fn load_verified(&self, devices: impl IntoIterator<Item = Constants>) -> Result<Vec<Ebpf>> {
+        let devices: Vec<Constants> = devices.into_iter().collect();
+        let at_a_time = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let mut loaded = Vec::with_capacity(devices.len());
+        for some in devices.chunks(at_a_time) {
+            thread::scope(|scope| {
+                let loads: Vec<_> = some.iter().map(|device| scope.spawn(|| self.verified(*device))).collect();
+                for load in loads {
+                    loaded.push(load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+                }
+                anyhow::Ok(())
+            })?;
+        }
+        Ok(loaded)
+    }
+
+    fn verified(&self, constants: Constants) -> Result<Ebpf> {
+        let mut ebpf = self.load(constants)?;
+        xdp(&mut ebpf)?;
+        Ok(ebpf)
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{collections::HashSet, net::Ipv4Addr};
 
 use anyhow::Result;
+use aya::Ebpf;
 use nat_common::abi::config::{ROLE_INSIDE, ROLE_OUTSIDE, name_of};
 use tracing::{info, warn};
 
@@ -154,16 +155,17 @@ impl Gateway {
 
     /// Puts the XDP program on every device that has none with the right constants.
     fn put_programs(&mut self, devices: &[Device], mut journal: Option<&mut Journal>) -> Result<()> {
-        for lower in self.layout.lowers.clone() {
-            let current = self.attached.get(&lower.name);
-            if current.is_some_and(|attached| attached.constants == lower.constants) {
-                continue;
-            }
+        let mut missing = self.layout.lowers.clone();
+        missing.retain(|lower| {
+            self.attached.get(&lower.name).is_none_or(|attached| attached.constants != lower.constants)
+        });
+        let programs = self.loader.load_verified(missing.iter().map(|lower| lower.constants))?;
+        for (lower, ebpf) in missing.into_iter().zip(programs) {
             if lower.constants.trunk != 0 {
                 self.keep_tags(&lower.name, journal.as_deref_mut())?;
             }
             let now = devices.iter().find(|device| device.index == lower.constants.lower);
-            let new = self.attach(&lower, now.and_then(|device| device.xdp))?;
+            let new = self.attach(&lower, ebpf, now.and_then(|device| device.xdp))?;
             if let Some(journal) = journal.as_deref_mut().filter(|_| new) {
                 journal.push(Done::Xdp(lower.name));
             }
@@ -171,8 +173,12 @@ impl Gateway {
         Ok(())
     }
 
-    pub(super) fn attach(&mut self, lower: &Lower, on_device: Option<(u32, bool)>) -> Result<bool> {
-        let mut ebpf = self.loader.load(lower.constants)?;
+    pub(super) fn attach(
+        &mut self,
+        lower: &Lower,
+        mut ebpf: Ebpf,
+        on_device: Option<(u32, bool)>,
+    ) -> Result<bool> {
         let wanted = self.config.xdp_mode;
         let (mode, new) = attach::put(&self.instance, &mut ebpf, &lower.name, on_device, wanted)?;
         let as_wanted = match wanted {

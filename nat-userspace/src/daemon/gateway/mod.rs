@@ -240,7 +240,8 @@ impl Gateway {
         for lower in lowers {
             if self.attached.get(&lower.name).is_some_and(|attached| attached.constants != lower.constants) {
                 let on_device = attach::pinned_program(&self.instance, &lower.name)?;
-                self.attach(lower, on_device.map(|program| (program, true)))?;
+                let ebpf = self.loader.load(lower.constants)?;
+                self.attach(lower, ebpf, on_device.map(|program| (program, true)))?;
             }
         }
         Ok(())
