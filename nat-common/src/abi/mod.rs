@@ -16,7 +16,7 @@ pub mod policy;
 pub mod record;
 
 /// Version of every layout in this module together; kept in [`config::Meta`] and compared on adoption.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Declares `Pod` for a layout and asserts its size, on both sides of the boundary.
 macro_rules! layout {

@@ -73,7 +73,7 @@ pub const INSTANCES: &str = "INSTANCES";
 pub const COUNTERS: &str = "COUNTERS";
 /// 0 → [`super::config::Table`]: shared table budget.
 pub const TABLE: &str = "TABLE";
-/// 0 → [`super::config::SweepArgs`], written before a sweep; results are read back from it.
+/// 0 → [`super::config::SweepPass`], written before a sweep; results are read back from it.
 pub const SWEEP: &str = "SWEEP";
 /// 0 → token bucket of generated ICMP errors, per CPU.
 pub const ICMP_BUDGET: &str = "ICMP_BUDGET";

@@ -15,13 +15,14 @@ mod lock;
 pub mod netlink;
 mod notify;
 mod offload;
+mod pace;
 mod reload;
 mod report;
 mod resets;
 mod ring;
 mod run;
 pub mod status;
-mod sweep;
+pub mod sweep;
 mod undo;
 mod watch;
 
