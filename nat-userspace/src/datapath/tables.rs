@@ -390,7 +390,7 @@ mod tests {
         let version = TableError::Version { name: "default".to_owned(), found: 7 };
         assert_eq!(
             version.to_string(),
-            "instance `default` has map layout 7, this natgw reads layout 3: use the natgw that runs it"
+            "instance `default` has map layout 7, this natgw reads layout 4: use the natgw that runs it"
         );
     }
 
