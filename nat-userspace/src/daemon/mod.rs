@@ -44,7 +44,7 @@ enum Event {
     /// Time has passed.
     Tick,
     /// A sweep has ended, and with it a look at addresses that are to go.
-    Swept(Box<sweep::Sweeper>, anyhow::Result<sweep::Pass>, Option<drain::Seen>),
+    Swept(Box<sweep::Sweeper>, anyhow::Result<Box<sweep::Pass>>, Option<drain::Seen>),
     /// A question over the control socket.
     Http(http::Ask),
 }

@@ -246,7 +246,7 @@ impl Daemon {
         let events = self.events.clone();
         let look = self.drain.look(&self.gateway);
         task::spawn_blocking(move || {
-            let pass = sweeper.run();
+            let pass = sweeper.run().map(Box::new);
             let seen = look.map(drain::Look::take);
             // Fails only when the loop has ended.
             drop(events.blocking_send(super::Event::Swept(Box::new(sweeper), pass, seen)));
@@ -254,7 +254,7 @@ impl Daemon {
     }
 
     /// Takes what a pass has found.
-    pub(super) fn swept(&mut self, sweeper: Box<Sweeper>, pass: Result<Pass>) {
+    pub(super) fn swept(&mut self, sweeper: Box<Sweeper>, pass: Result<Box<Pass>>) {
         self.sweep.sweeper = Some(*sweeper);
         match pass {
             Ok(pass) => {

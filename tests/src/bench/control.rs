@@ -136,6 +136,7 @@ fn sweep(options: &Options, lab: &Lab) -> anyhow::Result<Swept> {
         open(&mut generator, &mut rig, options.new_flows, false)?;
         if let Gateway::Natgw(daemon) = &gateway {
             swept.daemon = daemon.json("status")?["sweep"].clone();
+            let _halted = daemon.halt()?;
             if let Some(mut sweep) = Sweep::find(&daemon.pins())? {
                 for _ in 0..PASSES {
                     let pass = sweep.pass(0, &AtomicBool::new(false))?.context("a pass that ended early")?;

@@ -177,6 +177,7 @@ impl Bed<'_> {
         gateway: &Gateway<'_>,
     ) -> anyhow::Result<bool> {
         let Gateway::Natgw(daemon) = gateway else { return Ok(true) };
+        let _halted = daemon.halt()?;
         let Some(mut sweep) = Sweep::find(&daemon.pins())? else { return Ok(false) };
         let cpu = self.other;
         for (meanwhile, rest) in [(SWEEP, 0), (PACED, REST)] {

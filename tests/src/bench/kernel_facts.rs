@@ -15,9 +15,12 @@ use aya::{
     maps::{Array, Map, MapData, MapInfo},
     programs::loaded_programs,
 };
-use nat_common::abi::{
-    config::{SWEEP_RUNNING, SweepPass},
-    names::{FLOWS, PINNED_MAPS, PROGRAM_SWEEP, SWEEP},
+use nat_common::{
+    abi::{
+        config::{Control, SWEEP_RUNNING, SweepPass},
+        names::{CONTROL, FLOWS, PINNED_MAPS, PROGRAM_SWEEP, SWEEP},
+    },
+    tick,
 };
 use serde::Serialize;
 
@@ -101,10 +104,11 @@ pub(super) fn programs(pins: &Path) -> anyhow::Result<Vec<ProgramFacts>> {
     Ok(programs)
 }
 
-/// The idle sweep of a running instance, for running it as often as one likes.
+/// The idle sweep of a running instance whose daemon stands still, for running it as often as one likes.
 pub(super) struct Sweep {
     sweep: harness::Sweep,
     passes: Array<MapData, SweepPass>,
+    control: Array<MapData, Control>,
 }
 
 /// A pass.
@@ -128,10 +132,12 @@ impl Sweep {
         else {
             return Ok(None);
         };
-        let map =
-            Map::Array(MapData::from_pin(pins.join(SWEEP)).context("no arguments of a sweep are pinned")?);
+        let map = |name: &str| -> anyhow::Result<Map> {
+            Ok(Map::Array(MapData::from_pin(pins.join(name)).with_context(|| format!("no {name} is pinned"))?))
+        };
         let sweep = harness::Sweep::over(program.fd()?.as_fd(), pins)?;
-        Ok(Some(Self { sweep, passes: map.try_into()? }))
+        let (passes, control) = (map(SWEEP)?.try_into()?, map(CONTROL)?.try_into()?);
+        Ok(Some(Self { sweep, passes, control }))
     }
 
     /// One pass over the whole table in slices as the daemon's, with a rest of so many times its CPU time after each;
@@ -147,6 +153,7 @@ impl Sweep {
             let took = cpu_time()?.saturating_sub(start);
             (pass.cpu, pass.longest) = (pass.cpu + took, pass.longest.max(took));
             pass.slices += 1;
+            self.beat()?;
             thread::sleep(took * rest);
             if !more {
                 break;
@@ -158,13 +165,28 @@ impl Sweep {
         pass.visited = self.passes.get(&SWEEP_RUNNING, 0)?.visited;
         Ok(Some(pass))
     }
+
+    /// Gives the sign of life that the daemon would give: without it packets look up their routes themselves.
+    fn beat(&mut self) -> anyhow::Result<()> {
+        let mut control = self.control.get(&0, 0)?;
+        let now = tick::from_ns(u64::try_from(time(libc::CLOCK_MONOTONIC)?.as_nanos())?);
+        if control.heartbeat != now {
+            control.heartbeat = now;
+            self.control.set(0, control, 0)?;
+        }
+        Ok(())
+    }
 }
 
 /// CPU time of the calling thread.
 fn cpu_time() -> anyhow::Result<Duration> {
+    time(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn time(clock: libc::clockid_t) -> anyhow::Result<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes to `time`, which outlives the call.
-    let done = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    ensure!(done == 0, "cannot read the thread's clock: {}", io::Error::last_os_error());
+    let done = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    ensure!(done == 0, "cannot read clock {clock}: {}", io::Error::last_os_error());
     Ok(Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec)?))
 }
