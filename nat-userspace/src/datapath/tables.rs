@@ -218,7 +218,7 @@ impl Tables {
             control,
             table: self.single(names::TABLE)?,
             resets: self.single(names::RESET_COUNTS)?,
-            sweep: self.at::<SweepPass>(names::SWEEP, SWEEP_LAST)?,
+            sweep: self.array::<SweepPass>(names::SWEEP, u32::MAX)?.get(SWEEP_LAST as usize).copied().unwrap_or_default(),
             interfaces: self.array::<PortConfig>(names::PORTS, u32::MAX)?,
             backends: self.bank::<BackendInfo>(names::BACKEND_INFO, control, backends)?,
             backend_states: self.array::<BackendState>(names::BACKEND_STATE, backends)?,
@@ -352,12 +352,7 @@ impl Tables {
 
     /// The only value of an array of one.
     fn single<V: Pod>(&self, map: &'static str) -> Result<V, TableError> {
-        self.at(map, 0)
-    }
-
-    /// One value of an array.
-    fn at<V: Pod>(&self, map: &'static str, index: u32) -> Result<V, TableError> {
-        let found = self.map::<u32, V>(map)?.get(&index).map_err(|source| TableError::Read { map, source })?;
+        let found = self.map::<u32, V>(map)?.get(&0).map_err(|source| TableError::Read { map, source })?;
         found.ok_or_else(|| TableError::Missing { name: self.name.clone(), map })
     }
 }
