@@ -118,7 +118,13 @@ fn interference() {
 fn control() {
     match run("control", &["--gateways=natgw"]) {
         Ok(figures) => {
-            for figure in ["start/median", "apply/median", "sweep/median", "sweep_longest_slice/median", "bytes_per_flow"] {
+            for figure in [
+                "start/median",
+                "apply/median",
+                "sweep/median",
+                "sweep_longest_slice/median",
+                "bytes_per_flow",
+            ] {
                 above_zero(&figures, &format!("/control/{figure}"));
             }
             above_zero(&figures, "/control/programs/0/verified_instructions");

@@ -38,7 +38,8 @@ fn refusals_make_the_sweep_hurry() -> Result<()> {
     let network = Network::new()?;
     let _echo = Echo::start(&network.outside, SERVER, 80)?;
     let gateway = Gateway::start(&network.gateway, &daemon::usual())?;
-    let pressed = |gateway: &Gateway<'_>| Ok(sweep(gateway)?["pressed_by"] == serde_json::json!(["refusals"]));
+    let pressed =
+        |gateway: &Gateway<'_>| Ok(sweep(gateway)?["pressed_by"] == serde_json::json!(["refusals"]));
     for _ in 0..64 {
         ask(&datagrams(&network.inside, WEB, 0)?, SERVER, 80, b"mine")?;
     }
@@ -89,7 +90,10 @@ fn a_daemon_killed_in_the_middle_of_a_pass_is_followed_by_one_that_sweeps_on() -
     gateway.kill()?;
     let (left, last) = (passes.get(&SWEEP_RUNNING, 0)?, passes.get(&SWEEP_LAST, 0)?);
     ensure!(midway(&left) && left.ended == 0, "it was not in the middle: {left:?}");
-    ensure!(last.ended != 0 && last.reclaimed < left.reclaimed, "{last:?} is the one that was killed: {left:?}");
+    ensure!(
+        last.ended != 0 && last.reclaimed < left.reclaimed,
+        "{last:?} is the one that was killed: {left:?}"
+    );
     let (flows, swept) = table(&gateway)?;
     ensure!(flows > 0 && flows + swept == opened, "{flows} left and {swept} swept of {opened}");
 

@@ -229,7 +229,7 @@ pub const SWEEP_SLOTS: u32 = 2;
 /// Element of the pass that is under way: the daemon writes it before, the sweep during a pass.
 pub const SWEEP_RUNNING: u32 = 0;
 /// Element of the last pass that has ended, written by the daemon.
-pub const SWEEP_LAST: u32 = 1;
+pub const SWEEP_LAST: u32 = SWEEP_SLOTS - 1;
 /// Work of removing a flow, or of handing one over, in [`SweepPass::work`]; looking at an entry is 1.
 pub const SWEEP_REMOVAL: u64 = 16;
 

@@ -114,8 +114,7 @@ mod tests {
         found: impl Fn() -> u64,
     ) -> (u32, f64) {
         let start = Instant::now();
-        let (mut now, mut pressure, mut busy, mut passes) =
-            (start, Pressure::default(), Duration::ZERO, 0);
+        let (mut now, mut pressure, mut busy, mut passes) = (start, Pressure::default(), Duration::ZERO, 0);
         while now - start < time {
             let (began, mut causes) = (now, 0);
             for slice in 1..=slices {

@@ -17,9 +17,7 @@ use aya::{
 };
 use nat_common::{
     abi::{
-        config::{
-            SWEEP_LAST, SWEEP_PRESSED_REFUSALS, SWEEP_PRESSED_ROOM, SWEEP_RUNNING, SweepPass, Table,
-        },
+        config::{SWEEP_LAST, SWEEP_PRESSED_REFUSALS, SWEEP_PRESSED_ROOM, SWEEP_RUNNING, SweepPass, Table},
         counters::Reason,
         event::{EVENT_REFUSED, Event},
         names,
@@ -79,11 +77,7 @@ impl Sweeper {
     /// # Errors
     ///
     /// When its maps are not pinned, or the kernel refuses to tie it to the flow table.
-    pub(super) fn new(
-        instance: &Instance,
-        program: &ProgramFd,
-        max_flows: u32,
-    ) -> Result<Self> {
+    pub(super) fn new(instance: &Instance, program: &ProgramFd, max_flows: u32) -> Result<Self> {
         let flows = MapData::from_pin(instance.map(names::FLOWS)).context("opening map `FLOWS`")?;
         let link = bpf::link_iterator(program.as_fd(), flows.fd().as_fd())
             .context("tying the idle sweep to map `FLOWS` (needs Linux 5.9)")?;

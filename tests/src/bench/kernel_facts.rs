@@ -133,7 +133,9 @@ impl Sweep {
             return Ok(None);
         };
         let map = |name: &str| -> anyhow::Result<Map> {
-            Ok(Map::Array(MapData::from_pin(pins.join(name)).with_context(|| format!("no {name} is pinned"))?))
+            Ok(Map::Array(
+                MapData::from_pin(pins.join(name)).with_context(|| format!("no {name} is pinned"))?,
+            ))
         };
         let sweep = harness::Sweep::over(program.fd()?.as_fd(), pins)?;
         let (passes, control) = (map(SWEEP)?.try_into()?, map(CONTROL)?.try_into()?);
