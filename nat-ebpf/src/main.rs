@@ -69,8 +69,8 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
-    macros::{classifier, raw_tracepoint, xdp},
-    programs::{RawTracePointContext, TcContext, XdpContext},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
 };
 
 use nat_common::{
@@ -301,10 +301,11 @@ pub(crate) fn natgw_hold(ctx: TcContext) -> i32 {
     hold::ingress(skb)
 }
 
-/// One pass of the idle sweep, run by the daemon.
-#[raw_tracepoint(tracepoint = "sys_enter")]
-pub(crate) fn natgw_sweep(_ctx: RawTracePointContext) -> i32 {
-    sweep::pass();
+/// The idle sweep: called by the kernel for each entry of the flow table while the daemon reads from the iterator.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/bpf_map_elem")]
+pub(crate) extern "C" fn natgw_sweep(context: *const sweep::Context) -> i32 {
+    sweep::element(context);
     0
 }
 

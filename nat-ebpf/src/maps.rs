@@ -10,7 +10,7 @@ use aya_ebpf::{
 use nat_common::abi::{
     config::{
         BANKS, CLASSES, Control, Frontend, FrontendKey, IcmpBudget, MAX_FRONTENDS, MAX_PORTS, MAX_RULES,
-        MIN_BACKENDS, Meta, PortConfig, PortTag, SweepArgs, Table,
+        MIN_BACKENDS, Meta, PortConfig, PortTag, SWEEP_SLOTS, SweepPass, Table,
     },
     counters::Counters,
     event::{RESETS_BYTES, ResetCounts},
@@ -126,9 +126,9 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entrie
 /// Writer: data path, sweep.
 #[map]
 pub(crate) static TABLE: Array<Table> = Array::with_max_entries(1, 0);
-/// Writer: daemon before, sweep during a pass.
+/// Writer: daemon before and after, sweep during a pass.
 #[map]
-pub(crate) static SWEEP: Array<SweepArgs> = Array::with_max_entries(1, 0);
+pub(crate) static SWEEP: Array<SweepPass> = Array::with_max_entries(SWEEP_SLOTS, 0);
 /// Writer: data path; each CPU its own copy.
 #[map]
 pub(crate) static ICMP_BUDGET: PerCpuArray<IcmpBudget> = PerCpuArray::with_max_entries(1, 0);

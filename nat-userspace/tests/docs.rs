@@ -8,7 +8,7 @@ use std::{
 };
 
 use nat_common::abi::{
-    config::{Control, Frontend, FrontendKey, IcmpBudget, Meta, PortConfig, PortTag, SweepArgs, Table},
+    config::{Control, Frontend, FrontendKey, IcmpBudget, Meta, PortConfig, PortTag, SweepPass, Table},
     counters::{Counters, Fate, Reason},
     event::ResetCounts,
     flow::{FlowEntry, FlowKey},
@@ -98,7 +98,7 @@ fn maps() -> Vec<(&'static str, usize, usize)> {
         (names::FRONTEND_INFO, INDEX, size_of::<Frontend>()),
         (names::COUNTERS, INDEX, size_of::<Counters>()),
         (names::TABLE, INDEX, size_of::<Table>()),
-        (names::SWEEP, INDEX, size_of::<SweepArgs>()),
+        (names::SWEEP, INDEX, size_of::<SweepPass>()),
         (names::RESET_COUNTS, INDEX, size_of::<ResetCounts>()),
         (names::ICMP_BUDGET, INDEX, size_of::<IcmpBudget>()),
     ]

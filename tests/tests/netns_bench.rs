@@ -111,14 +111,20 @@ fn interference() {
         skip!("interference", "{}", figures["skipped"]);
     }
     let rows = figures["interference"]["summary"].as_array().map_or(0, Vec::len);
-    assert_eq!(rows, 4 + 4 + 4 + 2, "alone and three floods, and natgw beside its sweep");
+    assert_eq!(rows, 4 + 4 + 4 + 3, "alone and three floods, and natgw beside its sweep, hasty and paced");
 }
 
 #[test]
 fn control() {
     match run("control", &["--gateways=natgw"]) {
         Ok(figures) => {
-            for figure in ["start/median", "apply/median", "sweep/median", "bytes_per_flow"] {
+            for figure in [
+                "start/median",
+                "apply/median",
+                "sweep/median",
+                "sweep_longest_slice/median",
+                "bytes_per_flow",
+            ] {
                 above_zero(&figures, &format!("/control/{figure}"));
             }
             above_zero(&figures, "/control/programs/0/verified_instructions");

@@ -224,26 +224,56 @@ pub struct Table {
 }
 layout!(Table, 56);
 
-/// Arguments and result of one sweep.
+/// Elements of the map `SWEEP`.
+pub const SWEEP_SLOTS: u32 = 2;
+/// Element of the pass that is under way: the daemon writes it before, the sweep during a pass.
+pub const SWEEP_RUNNING: u32 = 0;
+/// Element of the last pass that has ended, written by the daemon.
+pub const SWEEP_LAST: u32 = SWEEP_SLOTS - 1;
+/// Work of removing a flow, or of handing one over, in [`SweepPass::work`]; looking at an entry is 1.
+pub const SWEEP_REMOVAL: u64 = 16;
+
+/// [`SweepPass::pressed`]: the table is nearly full.
+pub const SWEEP_PRESSED_ROOM: u32 = 1;
+/// [`SweepPass::pressed`]: the data path has refused flows that would have found room or a port among those that are over.
+pub const SWEEP_PRESSED_REFUSALS: u32 = 2;
+
+/// Arguments and result of one pass of the sweep over the flow table, which is done in slices.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
-pub struct SweepArgs {
+pub struct SweepPass {
     /// In: most flows to reclaim in this pass.
     pub limit: u64,
+    /// In: work after which a slice ends; 0: the pass is one slice.
+    pub slice: u64,
+    /// Work done in the slice that is under way.
+    pub work: u64,
     /// Out: entries looked at, both halves.
     pub visited: u64,
     /// Out: flows reclaimed.
     pub reclaimed: u64,
-    /// Out: flows that have expired and are within their grace, or were above the limit.
+    /// Out: flows that are over and wait: for their port's rest, or until both ends are told, or were above the limit.
     pub pending: u64,
+    /// Out: of these, TCP flows whose ends are still to be told ([`super::grant::RULE_RESET_IDLE`]).
+    pub untold: u64,
     /// Out: flows alive by [`crate::net::timers::TimerClass`].
     pub live: [u64; TIMER_CLASSES],
-    /// Out: when the pass began.
+    /// CPU time of all slices in nanoseconds. This and what follows is the daemon's.
+    pub cpu_ns: u64,
+    /// Time from the pass's begin to its end, rests included, in nanoseconds.
+    pub wall_ns: u64,
+    /// CPU time of the slice that took most of it, in nanoseconds.
+    pub longest_ns: u64,
+    /// Slices.
+    pub slices: u32,
+    /// Why the sweep did not spare itself: `SWEEP_PRESSED_*`.
+    pub pressed: u32,
+    /// Out, the sweep's: when the slice that is under way began.
     pub now: Tick,
-    /// Zero.
-    pub reserved: u32,
+    /// When the pass ended; 0: it has not.
+    pub ended: Tick,
 }
-layout!(SweepArgs, 40 + 8 * TIMER_CLASSES);
+layout!(SweepPass, 96 + 8 * TIMER_CLASSES);
 
 /// Token bucket of generated ICMP errors on one CPU (RFC 1812 §4.3.2.8).
 #[repr(C)]

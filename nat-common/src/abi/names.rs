@@ -10,7 +10,7 @@ pub const PROGRAM_XDP: &str = "natgw_xdp";
 pub const PROGRAM_GUARD: &str = "natgw_guard";
 /// TC ingress program: keeps fragments that came before the first one of their datagram.
 pub const PROGRAM_HOLD: &str = "natgw_hold";
-/// Raw tracepoint program, run only through `BPF_PROG_TEST_RUN`: one pass of the idle sweep.
+/// Iterator over [`FLOWS`]: the idle sweep. Reading a byte from it is one slice, reading nothing the end of a pass.
 pub const PROGRAM_SWEEP: &str = "natgw_sweep";
 
 /// [`super::flow::FlowKey`] → [`super::flow::FlowEntry`].
@@ -73,7 +73,7 @@ pub const INSTANCES: &str = "INSTANCES";
 pub const COUNTERS: &str = "COUNTERS";
 /// 0 → [`super::config::Table`]: shared table budget.
 pub const TABLE: &str = "TABLE";
-/// 0 → [`super::config::SweepArgs`], written before a sweep; results are read back from it.
+/// [`super::config::SWEEP_RUNNING`], [`super::config::SWEEP_LAST`] → [`super::config::SweepPass`].
 pub const SWEEP: &str = "SWEEP";
 /// 0 → token bucket of generated ICMP errors, per CPU.
 pub const ICMP_BUDGET: &str = "ICMP_BUDGET";

@@ -40,8 +40,8 @@ Examples:
 
 /// Show whether packets are being translated, since when, and what needs attention.
 ///
-/// Reads the pinned tables, so that it works without the daemon; what only the daemon knows (errors, events, duration
-/// of sweeps) is missing then. The whole flow table is read, which takes about two seconds for a million flows.
+/// Reads the pinned tables, so that it works without the daemon; what only the daemon knows (errors, events) is
+/// missing then. The whole flow table is read, which takes about two seconds for a million flows.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -212,17 +212,34 @@ fn flow_facts(out: &mut dyn Write, style: Style, status: &Status) -> anyhow::Res
     let swept = match sweep.seconds_ago {
         None => "none yet".to_owned(),
         Some(seconds) => {
-            let took = sweep.milliseconds.map(|took| format!(" in {took:.1} ms")).unwrap_or_default();
+            let untold = match sweep.untold {
+                0 => String::new(),
+                untold => format!(", of these {} whose ends are to be told", count(untold)),
+            };
             format!(
-                "{} ago: {} entries read{took}, {} flows reclaimed, {} left for the next",
+                "{} ago: {} entries read, {} flows reclaimed, {} left for the next{untold}",
                 units::duration(seconds),
                 count(sweep.visited),
                 count(sweep.reclaimed),
-                count(sweep.pending)
+                count(sweep.pending),
             )
         }
     };
     render::fact(out, style, "last sweep", &swept.into())?;
+    if sweep.seconds_ago.is_some() {
+        let pressed = match sweep.pressed_by[..] {
+            [] => String::new(),
+            _ => format!("; pressed by {}", sweep.pressed_by.join(" and ").replace('_', " ")),
+        };
+        let pace = format!(
+            "{:.1} ms of CPU time in {} slices, the longest {:.1} ms, spread over {:.0} ms{pressed}",
+            sweep.milliseconds,
+            count(sweep.slices.into()),
+            sweep.longest_slice_milliseconds,
+            sweep.wall_milliseconds
+        );
+        render::fact(out, style, "its pace", &pace.into())?;
+    }
     if !status.attention.is_empty() {
         let counts = status.attention.iter().map(|(reason, number)| format!("{} {reason}", count(*number)));
         let text = counts.collect::<Vec<_>>().join(", ") + " (natgw stats explains)";

@@ -30,7 +30,7 @@ fn daemon() -> DaemonStatus {
         name: "default".to_owned(),
         config: "/etc/natgw/natgw.toml".to_owned(),
         started: 1_769_900_000,
-        sweep: SweepStatus { passes: 77, milliseconds: 12.34, ..SweepStatus::default() },
+        sweep: SweepStatus { passes: 77, ..SweepStatus::default() },
         errors: vec![line(1_769_903_000, "neighbour 203.0.113.254 on wan0 does not answer")],
         events: (0..8)
             .map(|n| line(1_769_903_000 + n, "10.0.0.4: no udp port for 198.51.100.1:53"))

@@ -15,13 +15,14 @@ mod lock;
 pub mod netlink;
 mod notify;
 mod offload;
+mod pace;
 mod reload;
 mod report;
 mod resets;
 mod ring;
 mod run;
 pub mod status;
-mod sweep;
+pub mod sweep;
 mod undo;
 mod watch;
 
@@ -43,7 +44,7 @@ enum Event {
     /// Time has passed.
     Tick,
     /// A sweep has ended, and with it a look at addresses that are to go.
-    Swept(Box<sweep::Sweeper>, anyhow::Result<sweep::Pass>, Option<drain::Seen>),
+    Swept(Box<sweep::Sweeper>, anyhow::Result<Box<sweep::Pass>>, Option<drain::Seen>),
     /// A question over the control socket.
     Http(http::Ask),
 }

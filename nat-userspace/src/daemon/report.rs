@@ -23,7 +23,7 @@ impl Daemon {
             ready: self.ready,
             interfaces: self.interfaces(),
             last_reload: self.last_reload.clone(),
-            sweep: self.sweep.clone(),
+            sweep: self.sweep.status.clone(),
             next_hops: self.next_hops(),
             errors: self.errors.list(),
             events: self.said.list(),

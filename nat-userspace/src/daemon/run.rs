@@ -21,7 +21,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     Event, Stop,
-    drain::{self, Drain},
+    drain::Drain,
     events::{Recent, Report, Reporter, seconds},
     gateway::Gateway,
     hops::{self, Hops},
@@ -30,8 +30,8 @@ use super::{
     notify,
     resets::Resets,
     ring,
-    status::{ReloadStatus, SweepStatus},
-    sweep::{self, Pass, Sweeper},
+    status::ReloadStatus,
+    sweep::{Sweep, Sweeper},
     watch::{self, Changes},
 };
 use crate::{
@@ -105,7 +105,7 @@ pub async fn run(options: Options, config: config::Gateway) -> Result<()> {
     let signals = signals()?;
     task::spawn(watch::watch(events.clone()));
     let needs = |gateway: &Gateway| {
-        let sweeper = Sweeper::new(gateway.instance(), gateway.load_sweep()?)?;
+        let sweeper = Sweeper::new(gateway.instance(), &gateway.load_sweep()?, gateway.max_flows())?;
         let rings = (ring::open(&instance)?, Resets::open(&instance)?);
         Ok((sweeper, rings, http::serve(&instance.socket(), events.clone())?))
     };
@@ -177,14 +177,12 @@ async fn tick(events: Sender<Event>) {
 pub(super) struct Daemon {
     pub(super) gateway: Gateway,
     pub(super) options: Options,
-    events: Sender<Event>,
+    pub(super) events: Sender<Event>,
     pub(super) hops: Hops,
     reporter: Reporter,
     pub(super) said: Recent,
     pub(super) errors: Recent,
-    sweeper: Option<Sweeper>,
-    next_sweep: Instant,
-    pub(super) sweep: SweepStatus,
+    pub(super) sweep: Sweep,
     pub(super) drain: Drain,
     watchdog: Option<Duration>,
     last_alive: Instant,
@@ -206,9 +204,7 @@ impl Daemon {
             reporter: Reporter::default(),
             said: Recent::new(32),
             errors: Recent::new(16),
-            sweeper: Some(sweeper),
-            next_sweep: Instant::now(),
-            sweep: SweepStatus::default(),
+            sweep: Sweep::new(sweeper),
             drain: Drain::default(),
             watchdog: notify::watchdog(),
             last_alive: Instant::now(),
@@ -266,37 +262,11 @@ impl Daemon {
             self.last_alive = Instant::now();
             notify::alive();
         }
-        if Instant::now() >= self.next_sweep
-            && let Some(mut sweeper) = self.sweeper.take()
-        {
-            let events = self.events.clone();
-            let look = self.drain.look(&self.gateway);
-            task::spawn_blocking(move || {
-                let pass = sweeper.run();
-                let seen = look.map(drain::Look::take);
-                // Fails only when the loop has ended.
-                drop(events.blocking_send(Event::Swept(Box::new(sweeper), pass, seen)));
-            });
-        }
+        self.sweep_when_due();
         if !self.gateway.is_complete() {
             self.refresh().await;
         }
         self.resolve().await;
-    }
-
-    fn swept(&mut self, sweeper: Box<Sweeper>, pass: Result<Pass>) {
-        self.sweeper = Some(*sweeper);
-        match pass {
-            Ok(pass) => {
-                let pause = sweep::pause(&pass, self.gateway.max_flows());
-                sweep::record(&mut self.sweep, &pass, pause);
-                self.next_sweep = Instant::now() + pause;
-            }
-            Err(error) => {
-                self.failed(&error);
-                self.next_sweep = Instant::now() + 10 * TICK;
-            }
-        }
     }
 
     async fn changed(&mut self, changes: Changes) {
@@ -367,6 +337,7 @@ impl Daemon {
 
     async fn report(&mut self, records: &[event::Event]) {
         for record in records {
+            self.sweep.note(record);
             match self.reporter.report(record, self.gateway.plan(), Instant::now()) {
                 Report::Line(line) => {
                     warn!("{line}");
@@ -376,6 +347,7 @@ impl Daemon {
                 Report::Nothing => {}
             }
         }
+        self.sweep_when_due();
         self.resolve().await;
     }
 

@@ -92,15 +92,27 @@ pub struct ReloadStatus {
 pub struct SweepStatus {
     /// Passes so far.
     pub passes: u64,
-    /// How long the last pass took, in milliseconds.
+    /// CPU time of the last pass, in milliseconds.
     pub milliseconds: f64,
+    /// From its begin to its end, rests included, in milliseconds.
+    pub wall_milliseconds: f64,
+    /// Slices of it.
+    pub slices: u32,
+    /// CPU time of the slice that took most of it, in milliseconds.
+    pub longest_slice_milliseconds: f64,
     /// Entries that the last pass looked at, both halves.
     pub visited: u64,
     /// Flows that the last pass removed.
     pub reclaimed: u64,
     /// Flows that had expired and were left to a later pass.
     pub pending: u64,
-    /// Seconds until the next pass, counted from the last.
+    /// Of these, TCP flows whose ends are still to be told.
+    pub untold: u64,
+    /// Why the last pass hurried: `table_nearly_full`, `refusals`; empty: it did not.
+    pub pressed_by: Vec<String>,
+    /// When the last pass ended; `None`: there has been none.
+    pub ended: Option<u64>,
+    /// Seconds from the end of the last pass to the begin of the next one, if no pressure comes up.
     pub period_seconds: f64,
     /// Flows alive by state, as the last pass saw them.
     pub live: std::collections::BTreeMap<String, u64>,

@@ -6,8 +6,8 @@ use std::{num::NonZeroUsize, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
-    Ebpf, EbpfLoader,
-    programs::{ProgramError, RawTracePoint, SchedClassifier, Xdp},
+    Btf, Ebpf, EbpfLoader,
+    programs::{Iter, ProgramError, ProgramFd, SchedClassifier, Xdp},
 };
 use nat_common::abi::{config::NO_SLOT, names};
 use tracing::debug;
@@ -155,14 +155,17 @@ pub fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedCla
     Ok(program)
 }
 
-/// Has the verifier accept the sweep of a loaded object.
+/// The sweep of a loaded object, accepted by the verifier.
 ///
 /// # Errors
 ///
-/// As [`xdp`].
-pub fn sweep(ebpf: &mut Ebpf) -> Result<()> {
-    let program: &mut RawTracePoint = program(ebpf, names::PROGRAM_SWEEP)?.try_into()?;
-    program.load().map_err(|error| refused(names::PROGRAM_SWEEP, error))
+/// As [`xdp`]; also on a kernel without type information (`CONFIG_DEBUG_INFO_BTF`), by which it knows iterators.
+pub fn sweep(ebpf: &mut Ebpf) -> Result<ProgramFd> {
+    let types = Btf::from_sys_fs()
+        .context("reading /sys/kernel/btf/vmlinux: the sweep needs a kernel with CONFIG_DEBUG_INFO_BTF")?;
+    let program: &mut Iter = program(ebpf, names::PROGRAM_SWEEP)?.try_into()?;
+    program.load("bpf_map_elem", &types).map_err(|error| refused(names::PROGRAM_SWEEP, error))?;
+    Ok(program.fd()?.try_clone()?)
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::programs::Program> {

@@ -16,7 +16,7 @@ use aya::maps::{Map, MapData, MapError, PerCpuArray};
 use bytemuck::Pod;
 use nat_common::abi::{
     ABI_VERSION,
-    config::{BANKS, CLASSES, Control, Frontend, META_MAGIC, Meta, PortConfig, SweepArgs},
+    config::{BANKS, CLASSES, Control, Frontend, META_MAGIC, Meta, PortConfig, SWEEP_SLOTS},
     counters::Counters,
     flow::{FlowEntry, FlowKey},
     fragment::HeldFragment,
@@ -218,7 +218,7 @@ impl Tables {
             control,
             table: self.single(names::TABLE)?,
             resets: self.single(names::RESET_COUNTS)?,
-            sweep: self.single::<SweepArgs>(names::SWEEP)?,
+            sweep: self.array(names::SWEEP, SWEEP_SLOTS)?.pop().unwrap_or_default(),
             interfaces: self.array::<PortConfig>(names::PORTS, u32::MAX)?,
             backends: self.bank::<BackendInfo>(names::BACKEND_INFO, control, backends)?,
             backend_states: self.array::<BackendState>(names::BACKEND_STATE, backends)?,

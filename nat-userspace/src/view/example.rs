@@ -8,7 +8,7 @@ use nat_common::{
         ABI_VERSION,
         config::{
             CLASS_ICMP, CLASS_TCP, CLASS_UDP, CLASSES, Control, Frontend, META_MAGIC, Meta, PortConfig,
-            ROLE_INSIDE, ROLE_OUTSIDE, SweepArgs, Table, VlanTag, padded,
+            ROLE_INSIDE, ROLE_OUTSIDE, SWEEP_PRESSED_REFUSALS, SweepPass, Table, VlanTag, padded,
         },
         counters::{Counters, Reason},
         event::ResetCounts,
@@ -103,7 +103,19 @@ pub(crate) fn instance() -> Instance {
         control: Control { epoch: 3, heartbeat: NOW - 1, guarded: 1, backend_slots: 3, ..Control::zeroed() },
         table: Table { flows: 12, burst: 1, swept: 345, taken_over: 6, told: 3, ..Table::default() },
         resets: ResetCounts { framed: 5, routed: 1, failed: 0 },
-        sweep: SweepArgs { visited: 24, reclaimed: 2, pending: 1, now: ago(3), ..SweepArgs::zeroed() },
+        sweep: SweepPass {
+            visited: 24,
+            reclaimed: 2,
+            pending: 3,
+            untold: 1,
+            cpu_ns: 12_340_000,
+            wall_ns: 61_700_000,
+            longest_ns: 1_500_000,
+            slices: 9,
+            pressed: SWEEP_PRESSED_REFUSALS,
+            ended: ago(3),
+            ..SweepPass::zeroed()
+        },
         interfaces: vec![interface("lan0", 2, ROLE_INSIDE), vlan, PortConfig::zeroed()],
         backends: vec![
             backend(BACKEND, ""),

@@ -11,7 +11,7 @@ use nat_common::{
     abi::{
         config::{
             CLASSES, Control, Frontend, HEARTBEAT_TICKS, Meta, PortConfig, ROLE_INSIDE, ROLE_OUTSIDE,
-            SweepArgs, Table, name_of,
+            SweepPass, Table, name_of,
         },
         event::ResetCounts,
         fragment::{HELD_READY, HELD_TICKS, HeldFragment},
@@ -38,7 +38,7 @@ pub struct Instance {
     /// What the daemon sent for connections that ended idle.
     pub resets: ResetCounts,
     /// Arguments and result of the last sweep.
-    pub sweep: SweepArgs,
+    pub sweep: SweepPass,
     /// Interfaces by slot; role 0: slot free.
     pub interfaces: Vec<PortConfig>,
     /// Backends by slot; status 0: slot free.

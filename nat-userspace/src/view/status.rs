@@ -27,7 +27,10 @@ use super::{
 };
 use crate::{
     clock,
-    daemon::status::{DaemonStatus, Logged},
+    daemon::{
+        status::{DaemonStatus, Logged},
+        sweep,
+    },
     datapath::tables::{Attachment, AttachmentKind},
 };
 
@@ -164,21 +167,31 @@ pub struct FlowSummary {
     pub unpaired_halves: u64,
 }
 
-/// A pass of the idle sweep.
+/// The last pass of the idle sweep that has ended.
 #[derive(Clone, Debug, Serialize)]
 pub struct Sweep {
     /// Passes since the daemon started; `null` while it is down.
     pub passes: Option<u64>,
-    /// How long the last one took; likewise.
-    pub milliseconds: Option<f64>,
-    /// Seconds since it began; `null`: there has been none.
+    /// Seconds since it ended; `null`: there has been none.
     pub seconds_ago: Option<u64>,
+    /// CPU time.
+    pub milliseconds: f64,
+    /// From its begin to its end, rests included.
+    pub wall_milliseconds: f64,
+    /// Slices that it was done in.
+    pub slices: u32,
+    /// CPU time of the slice that took most of it.
+    pub longest_slice_milliseconds: f64,
+    /// Why it hurried: `table_nearly_full`, `refusals`.
+    pub pressed_by: Vec<&'static str>,
     /// Entries it looked at, both halves.
     pub visited: u64,
     /// Flows it reclaimed.
     pub reclaimed: u64,
     /// Expired flows it left to the next one.
     pub pending: u64,
+    /// Of these, TCP flows whose ends are still to be told; the others' ports rest.
+    pub untold: u64,
 }
 
 /// Something that was logged.
@@ -328,15 +341,21 @@ impl FlowSummary {
 
 impl Sweep {
     fn new(instance: &Instance, daemon: Option<&DaemonStatus>) -> Self {
-        let args = &instance.sweep;
-        let ago = tick::to_seconds(instance.now.saturating_sub(args.now));
+        let pass = &instance.sweep;
+        let ago = tick::to_seconds(instance.now.saturating_sub(pass.ended));
+        let milliseconds = |ns: u64| ns as f64 / 1e6;
         Self {
-            seconds_ago: (args.now != 0).then_some(ago),
             passes: daemon.map(|daemon| daemon.sweep.passes),
-            milliseconds: daemon.map(|daemon| daemon.sweep.milliseconds),
-            visited: args.visited,
-            reclaimed: args.reclaimed,
-            pending: args.pending,
+            seconds_ago: (pass.ended != 0).then_some(ago),
+            milliseconds: milliseconds(pass.cpu_ns),
+            wall_milliseconds: milliseconds(pass.wall_ns),
+            slices: pass.slices,
+            longest_slice_milliseconds: milliseconds(pass.longest_ns),
+            pressed_by: sweep::causes(pass.pressed),
+            visited: pass.visited,
+            reclaimed: pass.reclaimed,
+            pending: pass.pending,
+            untold: pass.untold,
         }
     }
 }

@@ -2,7 +2,7 @@
 //! What natgw costs beside packets: start and reload with many backends, kernel memory, size of its programs, and a pass
 //! of the sweep over a full table.
 
-use std::time::Instant;
+use std::{sync::atomic::AtomicBool, time::Instant};
 
 use anyhow::{Context as _, ensure};
 use nat_common::abi::names::{FLOWS, RECORDS, ROOTS};
@@ -50,9 +50,12 @@ pub(super) struct Figures {
     programs: Vec<ProgramFacts>,
     /// Flows in the table that was swept.
     swept_flows: u32,
-    /// A pass, milliseconds; `None`: no sweep was found.
+    /// CPU time of a pass, milliseconds; `None`: no sweep was found.
     sweep: Option<Spread>,
     sweep_milliseconds: Vec<f64>,
+    /// Slices of a pass, and CPU time of the longest one of each pass, milliseconds.
+    sweep_slices: u32,
+    sweep_longest_slice: Option<Spread>,
     /// Entries that a pass looked at.
     sweep_visited: u64,
     /// What `natgw status --json` says of the daemon's own last pass.
@@ -105,19 +108,24 @@ pub(super) fn run(options: &Options, lab: &Lab) -> anyhow::Result<Figures> {
         swept_flows: options.new_flows,
         sweep: Spread::of(swept.milliseconds.iter().copied()),
         sweep_milliseconds: swept.milliseconds,
+        sweep_slices: swept.slices,
+        sweep_longest_slice: Spread::of(swept.longest.iter().copied()),
         sweep_visited: swept.visited,
         daemon_sweep: swept.daemon,
     })
 }
 
+#[derive(Default)]
 struct Swept {
     milliseconds: Vec<f64>,
+    longest: Vec<f64>,
+    slices: u32,
     visited: u64,
     daemon: serde_json::Value,
 }
 
 fn sweep(options: &Options, lab: &Lab) -> anyhow::Result<Swept> {
-    let (mut milliseconds, mut visited, mut daemon_says) = (Vec::new(), 0, serde_json::Value::Null);
+    let mut swept = Swept::default();
     for _ in 0..options.repeat {
         signal::check()?;
         let chain = Chain::build(lab.queues)?;
@@ -127,19 +135,21 @@ fn sweep(options: &Options, lab: &Lab) -> anyhow::Result<Swept> {
         let gateway = Kind::Natgw.start(&lab.object, &lab.natgw, &chain, &lab.setup())?;
         open(&mut generator, &mut rig, options.new_flows, false)?;
         if let Gateway::Natgw(daemon) = &gateway {
-            daemon_says = daemon.json("status")?["sweep"].clone();
+            swept.daemon = daemon.json("status")?["sweep"].clone();
+            let _halted = daemon.halt()?;
             if let Some(mut sweep) = Sweep::find(&daemon.pins())? {
                 for _ in 0..PASSES {
-                    let (took, entries) = sweep.pass()?;
-                    ensure!(entries > 0, "a pass of the sweep looked at nothing");
-                    milliseconds.push(took.as_secs_f64() * 1e3);
-                    visited = entries;
+                    let pass = sweep.pass(0, &AtomicBool::new(false))?.context("a pass that ended early")?;
+                    ensure!(pass.visited > 0, "a pass of the sweep looked at nothing");
+                    swept.milliseconds.push(pass.cpu.as_secs_f64() * 1e3);
+                    swept.longest.push(pass.longest.as_secs_f64() * 1e3);
+                    (swept.visited, swept.slices) = (pass.visited, pass.slices);
                 }
             }
         }
         gateway.stop()?;
     }
-    Ok(Swept { milliseconds, visited, daemon: daemon_says })
+    Ok(swept)
 }
 
 impl Figures {
@@ -156,10 +166,16 @@ impl Figures {
         let mut line = |written: String| text = std::mem::take(&mut text) + &written + "\n";
         match &self.sweep {
             Some(pass) => line(format!(
-                "sweep                 {:>8.0} ms  ({:.0} – {:.0}), {} flows, {} entries",
-                pass.median, pass.min, pass.max, self.swept_flows, self.sweep_visited
+                "sweep, CPU time       {:>8.0} ms  ({:.0} – {:.0}), {} flows, {} entries, {} slices",
+                pass.median, pass.min, pass.max, self.swept_flows, self.sweep_visited, self.sweep_slices
             )),
             None => line("sweep                 not found among the loaded programs".to_owned()),
+        }
+        if let Some(longest) = &self.sweep_longest_slice {
+            line(format!(
+                "  its longest slice   {:>8.1} ms  ({:.1} – {:.1})",
+                longest.median, longest.min, longest.max
+            ));
         }
         line(format!("  the daemon's last: {}", self.daemon_sweep));
         line(format!(

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What others do to established flows: one CPU sends packets of flows that are open, another one meanwhile floods as one
-//! more backend does, or sweeps the table without pause. Only what the first CPU spends is compared.
+//! more backend does, or sweeps the table, without pause or as the daemon does. Only what the first CPU spends is compared.
 
 use std::{
     fmt::Write as _,
@@ -17,7 +17,7 @@ use super::{
     chain::Chain,
     gateway::{Gateway, Kind, Rule, Setup},
     generator::{Generator, Shape},
-    kernel_facts::Sweep,
+    kernel_facts::{REST, Sweep},
     live::in_turn,
     measure::{CHECK_MASK, DRAIN, Lab, open, prove},
     options::Options,
@@ -33,6 +33,7 @@ use super::{
 const PORTS: u32 = 1248;
 const ALONE: &str = "alone";
 const SWEEP: &str = "sweep without pause";
+const PACED: &str = "sweep as the daemon";
 
 /// One gateway under one condition, once.
 #[derive(Clone, Debug, Serialize)]
@@ -51,7 +52,7 @@ struct Sample {
     attacker_arrived: u64,
     /// Seconds that the attacker's CPU spent.
     attacker_seconds: f64,
-    /// Milliseconds of each pass of the sweep.
+    /// CPU time of each pass of the sweep, milliseconds.
     sweep_milliseconds: Vec<f64>,
 }
 
@@ -176,20 +177,23 @@ impl Bed<'_> {
         gateway: &Gateway<'_>,
     ) -> anyhow::Result<bool> {
         let Gateway::Natgw(daemon) = gateway else { return Ok(true) };
+        let _halted = daemon.halt()?;
         let Some(mut sweep) = Sweep::find(&daemon.pins())? else { return Ok(false) };
         let cpu = self.other;
-        let passes = move |(_, end): (&_, &AtomicBool)| -> anyhow::Result<Vec<Duration>> {
-            pin_to(cpu)?;
-            let mut passes = Vec::new();
-            while !end.load(Ordering::Relaxed) {
-                signal::check()?;
-                passes.push(sweep.pass()?.0);
-            }
-            Ok(passes)
-        };
-        self.one(rig, generator, SWEEP, passes, |passes, sample| {
-            sample.sweep_milliseconds = passes.iter().map(|pass| pass.as_secs_f64() * 1e3).collect();
-        })?;
+        for (meanwhile, rest) in [(SWEEP, 0), (PACED, REST)] {
+            let passes = |(_, end): (&_, &AtomicBool)| -> anyhow::Result<Vec<Duration>> {
+                pin_to(cpu)?;
+                let mut passes = Vec::new();
+                while !end.load(Ordering::Relaxed) {
+                    signal::check()?;
+                    passes.extend(sweep.pass(rest, end)?.map(|pass| pass.cpu));
+                }
+                Ok(passes)
+            };
+            self.one(rig, generator, meanwhile, passes, |passes, sample| {
+                sample.sweep_milliseconds = passes.iter().map(|pass| pass.as_secs_f64() * 1e3).collect();
+            })?;
+        }
         Ok(true)
     }
 

@@ -5,19 +5,30 @@ use std::{
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     path::Path,
-    time::{Duration, Instant},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
 use aya::{
     maps::{Array, Map, MapData, MapInfo},
-    programs::{ProgramFd, loaded_programs},
+    programs::loaded_programs,
 };
-use nat_common::abi::{
-    config::SweepArgs,
-    names::{FLOWS, PINNED_MAPS, PROGRAM_SWEEP, SWEEP},
+use nat_common::{
+    abi::{
+        config::{Control, SWEEP_RUNNING, SweepPass},
+        names::{CONTROL, FLOWS, PINNED_MAPS, PROGRAM_SWEEP, SWEEP},
+    },
+    tick,
 };
 use serde::Serialize;
+
+use crate::harness::sweep as harness;
+
+/// Work of a slice, and how often its time the daemon rests: as in nat-userspace/src/daemon/{sweep,pace}.rs.
+const SLICE: u64 = 8192;
+pub(super) const REST: u32 = 19;
 
 /// Bytes that the kernel accounts for one map.
 #[derive(Clone, Debug, Serialize)]
@@ -93,10 +104,24 @@ pub(super) fn programs(pins: &Path) -> anyhow::Result<Vec<ProgramFacts>> {
     Ok(programs)
 }
 
-/// The idle sweep of a running instance, for running it as often as one likes.
+/// The idle sweep of a running instance whose daemon stands still, for running it as often as one likes.
 pub(super) struct Sweep {
-    program: ProgramFd,
-    arguments: Array<MapData, SweepArgs>,
+    sweep: harness::Sweep,
+    passes: Array<MapData, SweepPass>,
+    control: Array<MapData, Control>,
+}
+
+/// A pass.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pass {
+    /// CPU time of all slices.
+    pub(super) cpu: Duration,
+    /// CPU time of the slice that took most of it.
+    pub(super) longest: Duration,
+    /// Slices.
+    pub(super) slices: u32,
+    /// Entries looked at.
+    pub(super) visited: u64,
 }
 
 impl Sweep {
@@ -107,47 +132,63 @@ impl Sweep {
         else {
             return Ok(None);
         };
-        let map =
-            Map::Array(MapData::from_pin(pins.join(SWEEP)).context("no arguments of a sweep are pinned")?);
-        Ok(Some(Self { program: program.fd()?, arguments: map.try_into()? }))
+        let map = |name: &str| -> anyhow::Result<Map> {
+            Ok(Map::Array(
+                MapData::from_pin(pins.join(name)).with_context(|| format!("no {name} is pinned"))?,
+            ))
+        };
+        let sweep = harness::Sweep::over(program.fd()?.as_fd(), pins)?;
+        let (passes, control) = (map(SWEEP)?.try_into()?, map(CONTROL)?.try_into()?);
+        Ok(Some(Self { sweep, passes, control }))
     }
 
-    /// One pass over the whole table, and how many entries it looked at.
-    pub(super) fn pass(&mut self) -> anyhow::Result<(Duration, u64)> {
-        self.arguments.set(0, SweepArgs { limit: u64::MAX, ..SweepArgs::default() }, 0)?;
-        let start = Instant::now();
-        test_run(self.program.as_fd())?;
-        let took = start.elapsed();
-        Ok((took, self.arguments.get(&0, 0)?.visited))
+    /// One pass over the whole table in slices as the daemon's, with a rest of so many times its CPU time after each;
+    /// `None`: `end` was set meanwhile.
+    pub(super) fn pass(&mut self, rest: u32, end: &AtomicBool) -> anyhow::Result<Option<Pass>> {
+        let begin = SweepPass { limit: u64::MAX, slice: SLICE, ..SweepPass::default() };
+        self.passes.set(SWEEP_RUNNING, begin, 0)?;
+        let mut slices = self.sweep.begin()?;
+        let mut pass = Pass { cpu: Duration::ZERO, longest: Duration::ZERO, slices: 0, visited: 0 };
+        loop {
+            let start = cpu_time()?;
+            let more = slices.one()?;
+            let took = cpu_time()?.saturating_sub(start);
+            (pass.cpu, pass.longest) = (pass.cpu + took, pass.longest.max(took));
+            pass.slices += 1;
+            self.beat()?;
+            thread::sleep(took * rest);
+            if !more {
+                break;
+            }
+            if end.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+        }
+        pass.visited = self.passes.get(&SWEEP_RUNNING, 0)?.visited;
+        Ok(Some(pass))
+    }
+
+    /// Gives the sign of life that the daemon would give: without it packets look up their routes themselves.
+    fn beat(&mut self) -> anyhow::Result<()> {
+        let mut control = self.control.get(&0, 0)?;
+        let now = tick::from_ns(u64::try_from(time(libc::CLOCK_MONOTONIC)?.as_nanos())?);
+        if control.heartbeat != now {
+            control.heartbeat = now;
+            self.control.set(0, control, 0)?;
+        }
+        Ok(())
     }
 }
 
-/// First fields of the kernel's `union bpf_attr` for `BPF_PROG_TEST_RUN`.
-#[repr(C)]
-#[derive(Default)]
-struct TestRun {
-    program: u32,
-    result: u32,
-    data: [u32; 2],
-    pointers: [u64; 2],
-    repeat: u32,
-    duration: u32,
-    context_sizes: [u32; 2],
-    contexts: [u64; 2],
-    flags: u32,
-    cpu: u32,
-    batch: u32,
-    pad: u32,
+/// CPU time of the calling thread.
+fn cpu_time() -> anyhow::Result<Duration> {
+    time(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
-/// Runs a raw tracepoint's program once, on this CPU.
-fn test_run(program: BorrowedFd<'_>) -> anyhow::Result<()> {
-    const BPF_PROG_TEST_RUN: libc::c_int = 10;
-    let attributes = TestRun { program: u32::try_from(program.as_raw_fd())?, ..TestRun::default() };
-    // SAFETY: the attributes are a prefix of the kernel's union, of the size given, and hold no pointers.
-    let done = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw const attributes, size_of::<TestRun>())
-    };
-    ensure!(done == 0, "cannot run the sweep: {}", io::Error::last_os_error());
-    Ok(())
+fn time(clock: libc::clockid_t) -> anyhow::Result<Duration> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes to `time`, which outlives the call.
+    let done = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    ensure!(done == 0, "cannot read clock {clock}: {}", io::Error::last_os_error());
+    Ok(Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec)?))
 }

@@ -9,17 +9,17 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{RawTracePoint, RawTracePointRunOptions, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
+    programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use nat_common::{
     Tick,
     abi::{
-        config::{Control, NO_SLOT, ROLE_OUTSIDE, SweepArgs},
+        config::{Control, NO_SLOT, ROLE_OUTSIDE},
         names,
     },
 };
 
-use super::{maps::Maps, pass::Pass, plan, world::World};
+use super::{maps::Maps, pass::Pass, plan, sweep::Sweep, world::World};
 use crate::ns::{Entered, Namespace};
 
 /// First tick of every test; far from zero, so that differences cannot underflow unnoticed.
@@ -63,6 +63,7 @@ pub struct Lab {
     pub now: Tick,
     /// Device, its index, and what was loaded for it.
     pub(super) programs: Vec<(&'static str, u32, Ebpf)>,
+    pub(super) sweep: Sweep,
     pins: PathBuf,
     _entered: Entered,
     _pass: Vec<Pass>,
@@ -114,9 +115,20 @@ impl Lab {
             }
         }
         let maps = Maps::open(&pins)?;
+        let (_, _, ebpf) = programs.first_mut().context("a world without ports")?;
+        let sweep = Sweep::load(ebpf, &pins)?;
         guard.keep();
-        let mut lab =
-            Self { world, maps, namespace, now: START, programs, pins, _entered: entered, _pass: passes };
+        let mut lab = Self {
+            world,
+            maps,
+            namespace,
+            now: START,
+            programs,
+            sweep,
+            pins,
+            _entered: entered,
+            _pass: passes,
+        };
         plan::fill(&lab.world, &lab.namespace, &mut lab.maps, START)?;
         let mut control = Control {
             bank: 0,
@@ -162,28 +174,6 @@ impl Lab {
         let program =
             self.device(slot).2.program(names::PROGRAM_XDP).context("no XDP program in the object")?;
         Ok(program.try_into()?)
-    }
-
-    /// One pass of the sweep that reclaims at most `limit` flows.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses to run it.
-    pub fn sweep(&mut self, limit: u64) -> Result<SweepArgs> {
-        self.maps.sweep.set(0, SweepArgs { limit, ..SweepArgs::default() }, 0)?;
-        self.sweep_again()
-    }
-
-    /// Another pass with the arguments as the last one left them, for threads that share the lab.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses to run it.
-    pub fn sweep_again(&self) -> Result<SweepArgs> {
-        let program = self.programs[0].2.program(names::PROGRAM_SWEEP).context("no sweep in the object")?;
-        let sweep: &RawTracePoint = program.try_into()?;
-        sweep.test_run(RawTracePointRunOptions::new())?;
-        Ok(self.maps.sweep.get(&0, 0)?)
     }
 
     /// Sets the time. The daemon counts as alive.
@@ -328,9 +318,6 @@ fn load(world: &World, index: u32, lower: &str, pins: &Path, object: &[u8]) -> R
         let hold: &mut SchedClassifier =
             ebpf.program_mut(names::PROGRAM_HOLD).context("no hold")?.try_into()?;
         hold.load().with_context(|| program(names::PROGRAM_HOLD))?;
-        let sweep: &mut RawTracePoint =
-            ebpf.program_mut(names::PROGRAM_SWEEP).context("no sweep")?.try_into()?;
-        sweep.load().with_context(|| program(names::PROGRAM_SWEEP))?;
     }
     Ok(ebpf)
 }

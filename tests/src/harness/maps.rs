@@ -9,7 +9,7 @@ use aya::{
     maps::{Array, DevMap, HashMap, Map, MapData, PerCpuArray, lpm_trie::LpmTrie},
 };
 use nat_common::abi::{
-    config::{Control, Frontend, FrontendKey, Meta, PortConfig, PortTag, SweepArgs, Table},
+    config::{Control, Frontend, FrontendKey, Meta, PortConfig, PortTag, SweepPass, Table},
     counters::Counters,
     flow::{FlowEntry, FlowKey},
     fragment::{FragmentEntry, FragmentKey, FragmentShare, HELD_SLOTS, HeldFragment},
@@ -54,7 +54,7 @@ pub struct Maps {
     pub frontend_info: Array<MapData, Frontend>,
     pub counters: PerCpuArray<MapData, Counters>,
     pub table: Array<MapData, Table>,
-    pub sweep: Array<MapData, SweepArgs>,
+    pub sweep: Array<MapData, SweepPass>,
     pub fragments: HashMap<MapData, FragmentKey, FragmentEntry>,
     pub fragment_shares: Array<MapData, FragmentShare>,
     pub held: Array<MapData, HeldFragment>,

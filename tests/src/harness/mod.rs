@@ -7,6 +7,7 @@ pub mod lab;
 pub mod maps;
 pub mod pass;
 mod plan;
+pub mod sweep;
 mod tc;
 mod together;
 pub mod world;

@@ -78,7 +78,7 @@ impl Pass {
     }
 }
 
-fn bpf<T>(command: libc::c_int, attributes: &T) -> Result<OwnedFd> {
+pub(super) fn bpf<T>(command: libc::c_int, attributes: &T) -> Result<OwnedFd> {
     // SAFETY: `attributes` is a prefix of `union bpf_attr` for `command`; the kernel takes the rest as zero and
     // reads no further than the size given. The pointers in it outlive the call.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf,
     maps::{Array, MapData},
+    programs::ProgramFd,
 };
 use nat_common::abi::{
     ABI_VERSION,
@@ -256,15 +257,13 @@ impl Gateway {
         !self.unfinished && self.layout.lowers.iter().all(has)
     }
 
-    /// Another object of the instance's programs, for the sweep.
+    /// The sweep, in an object of its own.
     ///
     /// # Errors
     ///
     /// When the kernel refuses it.
-    pub(super) fn load_sweep(&self) -> Result<Ebpf> {
-        let mut ebpf = self.loader.load(Constants::NO_DEVICE)?;
-        load::sweep(&mut ebpf)?;
-        Ok(ebpf)
+    pub(super) fn load_sweep(&self) -> Result<ProgramFd> {
+        load::sweep(&mut self.loader.load(Constants::NO_DEVICE)?)
     }
 
     /// Objects of the attached programs, for their log buffers.

@@ -117,6 +117,15 @@ impl<'a> Daemon<'a> {
         self.chain.gateway.enter(|| exec::output(&binary, arguments, ""))?
     }
 
+    /// Has the daemon stand still, so that its sweep does not come between one that is run from here: both would write
+    /// to the same `SWEEP`. To be dropped before the daemon is stopped.
+    pub(in crate::bench) fn halt(&self) -> anyhow::Result<Halted> {
+        let pid = libc::pid_t::try_from(self.child.as_ref().context("there is no daemon")?.id())?;
+        // SAFETY: no pointers. The child was not waited for yet, so the number is still its own.
+        unsafe { libc::kill(pid, libc::SIGSTOP) };
+        Ok(Halted(pid))
+    }
+
     /// Ends the daemon and translation.
     ///
     /// # Errors
@@ -177,6 +186,16 @@ fn wait_ready(lines: &Receiver<String>) -> anyhow::Result<()> {
 /// The message `ready`, alone or behind a time stamp and before fields, as the daemon's log formats write it.
 fn is_ready(line: &str) -> bool {
     line.split_whitespace().any(|word| word == "ready")
+}
+
+/// A daemon that stands still until this is dropped.
+pub(in crate::bench) struct Halted(libc::pid_t);
+
+impl Drop for Halted {
+    fn drop(&mut self) {
+        // SAFETY: no pointers. The daemon, which is still there, has not been waited for.
+        unsafe { libc::kill(self.0, libc::SIGCONT) };
+    }
 }
 
 fn terminate(mut child: Child) -> anyhow::Result<()> {
