@@ -4,7 +4,10 @@
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use nat_common::{Tick, tick};
 
-use crate::{constants, maps::{CONTROL, SCRATCH}};
+use crate::{
+    constants,
+    maps::{CONTROL, SCRATCH},
+};
 
 /// The current tick. The coarse clock is a plain memory read, where the precise one reads the time-stamp counter.
 #[inline(always)]

@@ -112,7 +112,8 @@ impl Loader {
         let mut loaded = Vec::with_capacity(devices.len());
         for some in devices.chunks(at_a_time) {
             thread::scope(|scope| {
-                let loads: Vec<_> = some.iter().map(|device| scope.spawn(|| self.verified(*device))).collect();
+                let loads: Vec<_> =
+                    some.iter().map(|device| scope.spawn(|| self.verified(*device))).collect();
                 for load in loads {
                     loaded.push(load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
                 }
