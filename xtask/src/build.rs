@@ -12,6 +12,8 @@ use crate::{
 
 /// What rustc and bpf-linker need to know: line and type information for the verifier's messages,
 /// and BTF, without which programs with callbacks do not load.
+/// Copies and zeroing are expanded as everywhere else: in order, as bpf-linker has them by default, each becomes the call of a
+/// loop over single bytes.
 const BPF_RUSTFLAGS: &str =
     "-C debuginfo=2 -C target-cpu=v3 -C link-arg=--btf -C link-arg=--disable-expand-memcpy-in-order";
 
