@@ -3,10 +3,8 @@
 
 mod config;
 mod conntrack;
-mod einat;
 mod kernel;
 mod natgw;
-mod process;
 
 use std::{fmt, path::Path};
 
@@ -14,13 +12,13 @@ use aya::Ebpf;
 use bench_ebpf::{HOMEWARD, OUTWARD};
 use clap::ValueEnum;
 
+use self::conntrack::ConntrackTable;
 pub(super) use self::{
     config::{LARGE_BACKENDS, LARGE_FRONTENDS, Rule, Setup, large},
     conntrack::ConntrackLimits,
     kernel::iptables_version,
     natgw::Daemon,
 };
-use self::{conntrack::ConntrackTable, einat::Einat};
 use super::{
     chain::Chain,
     rig::{aim, attach},
@@ -39,23 +37,14 @@ pub enum Kind {
     Iptables,
     /// nftables masquerade with its software fast path for established flows.
     Flowtable,
-    /// einat, another NAT in eBPF, where it is installed.
-    Einat,
     /// natgw, run as a daemon.
     Natgw,
 }
 
 impl Kind {
     /// In the order of the table.
-    pub(super) const ALL: [Self; 7] = [
-        Self::Floor,
-        Self::Forward,
-        Self::Masquerade,
-        Self::Iptables,
-        Self::Flowtable,
-        Self::Einat,
-        Self::Natgw,
-    ];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Floor, Self::Forward, Self::Masquerade, Self::Iptables, Self::Flowtable, Self::Natgw];
 
     /// Name as typed and printed.
     pub(super) const fn name(self) -> &'static str {
@@ -65,7 +54,6 @@ impl Kind {
             Self::Masquerade => "masquerade",
             Self::Iptables => "iptables",
             Self::Flowtable => "flowtable",
-            Self::Einat => "einat",
             Self::Natgw => "natgw",
         }
     }
@@ -74,7 +62,7 @@ impl Kind {
     pub(super) const fn translates(self) -> bool {
         match self {
             Self::Floor | Self::Forward => false,
-            Self::Masquerade | Self::Iptables | Self::Flowtable | Self::Einat | Self::Natgw => true,
+            Self::Masquerade | Self::Iptables | Self::Flowtable | Self::Natgw => true,
         }
     }
 
@@ -88,7 +76,6 @@ impl Kind {
         match self {
             Self::Iptables => kernel::iptables_missing(),
             Self::Flowtable => kernel::flowtable_missing(),
-            Self::Einat => einat::missing(),
             Self::Floor | Self::Forward | Self::Masquerade | Self::Natgw => None,
         }
     }
@@ -110,7 +97,6 @@ impl Kind {
             Self::Masquerade => Ok(Gateway::Tracking(kernel::masquerade(chain, setup)?)),
             Self::Iptables => Ok(Gateway::Tracking(kernel::iptables(chain, setup)?)),
             Self::Flowtable => Ok(Gateway::Tracking(kernel::flowtable(chain)?)),
-            Self::Einat => Ok(Gateway::Einat(Einat::start(chain, setup)?)),
             Self::Natgw => Ok(Gateway::Natgw(Daemon::start(natgw, chain, |name| config::text(name, setup))?)),
         }
     }
@@ -131,8 +117,6 @@ pub(super) enum Gateway<'a> {
     Forward,
     /// The table of connections is emptied before the namespace goes.
     Tracking(ConntrackTable<'a>),
-    /// The process.
-    Einat(Einat),
     /// The daemon and what it pinned.
     Natgw(Daemon<'a>),
 }
@@ -162,7 +146,6 @@ impl Gateway<'_> {
             }
             Self::Forward => Ok(()),
             Self::Tracking(table) => table.flush(),
-            Self::Einat(einat) => einat.stop(),
             Self::Natgw(daemon) => daemon.stop(),
         }
     }

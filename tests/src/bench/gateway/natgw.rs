@@ -3,10 +3,13 @@
 
 use std::{
     ffi::CString,
-    fs, io,
+    fs,
+    io::{self, BufRead as _, BufReader, Read},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{self, Child, Command, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -15,9 +18,12 @@ use anyhow::{Context as _, bail};
 use nat_common::abi::names::PIN_ROOT;
 use serde_json::Value;
 
-use super::process;
-use crate::bench::{chain::Chain, exec};
+use crate::bench::{chain::Chain, exec, signal};
 
+/// Longest start; a table of two million entries is preallocated in it.
+const START: Duration = Duration::from_secs(30);
+/// Longest orderly end.
+const END: Duration = Duration::from_secs(10);
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// A running natgw; dropping it ends translation and removes what it pinned.
@@ -47,7 +53,7 @@ impl<'a> Daemon<'a> {
             );
         }
         mount_bpffs()?;
-        let instance = format!("natgw-bench-{}", std::process::id());
+        let instance = format!("natgw-bench-{}", process::id());
         let configuration = std::env::temp_dir().join(format!("{instance}.toml"));
         fs::write(&configuration, text(&instance))
             .with_context(|| format!("cannot write {}", configuration.display()))?;
@@ -72,9 +78,11 @@ impl<'a> Daemon<'a> {
             .gateway
             .enter(|| command.spawn())?
             .with_context(|| format!("cannot start {}", daemon.binary.display()))?;
-        let lines = process::follow(&mut child);
+        let (sender, lines) = mpsc::channel();
+        follow(child.stdout.take(), sender.clone());
+        follow(child.stderr.take(), sender);
         daemon.child = Some(child);
-        process::wait_for("natgw", &lines, is_ready)?;
+        wait_ready(&lines)?;
         daemon.started_in = start.elapsed();
         Ok(daemon)
     }
@@ -129,7 +137,7 @@ impl<'a> Daemon<'a> {
 
     fn end(&mut self) -> anyhow::Result<()> {
         let Some(child) = self.child.take() else { return Ok(()) };
-        let ended = process::terminate("natgw", child);
+        let ended = terminate(child);
         let binary = self.binary.to_string_lossy();
         let arguments = ["detach", "--name", &self.instance];
         let detached = self.chain.gateway.enter(|| exec::run(&binary, &arguments)).and_then(|result| result);
@@ -147,6 +155,34 @@ impl Drop for Daemon<'_> {
     }
 }
 
+/// Hands on every line that the daemon writes; goes on reading to the end, so that it never blocks on a full pipe.
+fn follow(stream: Option<impl Read + Send + 'static>, lines: Sender<String>) {
+    let Some(stream) = stream else { return };
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            // The receiver goes away once the daemon is ready; what follows is still read.
+            let _gone = lines.send(line);
+        }
+    });
+}
+
+fn wait_ready(lines: &Receiver<String>) -> anyhow::Result<()> {
+    let deadline = Instant::now() + START;
+    let mut said = String::new();
+    loop {
+        signal::check()?;
+        match lines.recv_timeout(Duration::from_millis(100)) {
+            Ok(line) if is_ready(&line) => return Ok(()),
+            Ok(line) => said = said + "\n  " + &line,
+            Err(RecvTimeoutError::Disconnected) => bail!("natgw ended before it was ready, saying:{said}"),
+            Err(RecvTimeoutError::Timeout) if Instant::now() > deadline => {
+                bail!("natgw was not ready after {} s, saying:{said}", START.as_secs())
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
 /// The message `ready`, alone or behind a time stamp and before fields, as the daemon's log formats write it.
 fn is_ready(line: &str) -> bool {
     line.split_whitespace().any(|word| word == "ready")
@@ -160,6 +196,22 @@ impl Drop for Halted {
         // SAFETY: no pointers. The daemon, which is still there, has not been waited for.
         unsafe { libc::kill(self.0, libc::SIGCONT) };
     }
+}
+
+fn terminate(mut child: Child) -> anyhow::Result<()> {
+    let pid = libc::pid_t::try_from(child.id())?;
+    // SAFETY: no pointers. The child was not waited for yet, so the number is still its own.
+    unsafe { libc::kill(pid, libc::SIGTERM) };
+    let deadline = Instant::now() + END;
+    while Instant::now() < deadline {
+        if child.try_wait().context("cannot wait for natgw")?.is_some() {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().context("cannot kill natgw")?;
+    child.wait().context("cannot wait for natgw")?;
+    bail!("natgw did not end within {} s of SIGTERM and was killed", END.as_secs())
 }
 
 fn mount_bpffs() -> anyhow::Result<()> {
