@@ -86,9 +86,11 @@ fn load_into(skb: *mut __sk_buff, number: u32, slot: *const HeldFragment) -> boo
     let Some(data) = HELD_DATA.get_ptr(number) else { return false };
     // SAFETY: this CPU's own since it swapped the word; the buffer holds `length` bytes.
     unsafe {
-        let length = (*slot).length & (2 * HELD_BYTES as u32 - 1);
-        length >= IPV4_HEADER as u32
-            && length as usize <= HELD_BYTES
+        let stored = (*slot).length;
+        // verifier: 1 to HELD_BYTES by arithmetic, as in `keep` (hold.rs).
+        let length = (stored.wrapping_sub(1) & (HELD_BYTES as u32 - 1)) + 1;
+        stored == length
+            && length >= IPV4_HEADER as u32
             && bpf_skb_change_tail(skb, L3 + length, 0) == 0
             && bpf_skb_store_bytes(skb, L3, data.cast(), length, 0) == 0
     }
