@@ -115,7 +115,7 @@ impl Apt {
         if let Ok(kernel) = find(package, &directory) {
             return Ok(kernel);
         }
-        let fresh = directory.with_extension("new");
+        let fresh = paths::target().join("vm/kernels").join(format!("{package}.new"));
         let _not_there = fs::remove_dir_all(&fresh);
         fs::create_dir_all(&fresh).with_context(|| format!("cannot make `{}`", fresh.display()))?;
         self.unpack(package, &fresh)?;

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One gateway under one workload: start it, verify that it does what it should, open its flows, time packets, stop it.
-use std::{fmt, time::Duration};
+use std::{
+    fmt, thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -18,6 +21,9 @@ const VERIFY: u64 = 512;
 const VERIFY_RATE: u64 = 2000;
 /// While timing, the sink verifies one packet in so many.
 const CHECK: u32 = 1024;
+/// For what is still in queues when the generator is done.
+const IN_FLIGHT: Duration = Duration::from_millis(20);
+const IDLE: Duration = Duration::from_millis(500);
 /// Packets a second of the slowest machine that is waited for.
 const SLOWEST: u64 = 1000;
 
@@ -82,6 +88,8 @@ pub(crate) struct Sample {
     pub(crate) microseconds: u64,
     /// CPU time of the gateway's virtual CPU meanwhile.
     pub(crate) vcpu_nanoseconds: u64,
+    /// Share of its time that it was busy before, with nothing to do: timers, and the daemon. It is in the figures.
+    pub(crate) idle: f64,
 }
 
 impl Sample {
@@ -100,11 +108,11 @@ impl Sample {
     }
 
     pub(crate) fn json(&self) -> Value {
-        let Self { gateway, workload, sent, received, checked, microseconds, vcpu_nanoseconds } = self;
+        let Self { gateway, workload, sent, received, checked, microseconds, vcpu_nanoseconds, idle } = self;
         serde_json::json!({
             "gateway": gateway.name(), "bench": workload.bench(), "flows": workload.flows(), "sent": sent,
             "received": received, "checked": checked, "microseconds": microseconds,
-            "gateway_vcpu_nanoseconds": vcpu_nanoseconds,
+            "gateway_vcpu_nanoseconds": vcpu_nanoseconds, "gateway_vcpu_idle_share": idle,
         })
     }
 }
@@ -128,7 +136,7 @@ pub(crate) fn measure(
         rate: (options.rate > 0).then_some(options.rate),
         frame: options.frame,
         threads: 1,
-        burst: options.burst,
+        burst: 1,
     };
     verify(lab, gateway, &plan)?;
     let plan = match workload {
@@ -139,10 +147,13 @@ pub(crate) fn measure(
         Workload::NewFlows(flows) => Plan { packets: flows.into(), ..plan },
     };
     reset(lab, CHECK - 1)?;
+    prepare(lab, &plan)?;
+    let idle = idle(lab)?;
     let before = lab.gateway.vcpu_time()?;
-    let sent = send(lab, &plan)?;
-    let arrived = read(lab)?;
+    let sent = start(lab, &plan)?;
+    thread::sleep(IN_FLIGHT);
     let vcpu_nanoseconds = lab.gateway.vcpu_time()? - before;
+    let arrived = read(lab)?;
     judge(gateway, &arrived).with_context(|| gateway.says(&mut lab.gateway))?;
     gateway.stop(&mut lab.gateway)?;
     Ok(Sample {
@@ -153,7 +164,16 @@ pub(crate) fn measure(
         checked: arrived.checked,
         microseconds: sent.microseconds,
         vcpu_nanoseconds,
+        idle,
     })
+}
+
+/// Share of its time that the gateway's virtual CPU is busy while nothing is sent.
+fn idle(lab: &Lab) -> Result<f64> {
+    let (started, before) = (Instant::now(), lab.gateway.vcpu_time()?);
+    thread::sleep(IDLE);
+    let busy = lab.gateway.vcpu_time()? - before;
+    Ok(busy as f64 / started.elapsed().as_nanos() as f64)
 }
 
 /// Every packet of a few arrives as this gateway should leave it.
@@ -222,9 +242,18 @@ fn read(lab: &mut Lab) -> Result<Arrived> {
 }
 
 fn send(lab: &mut Lab, plan: &Plan) -> Result<Sent> {
+    prepare(lab, plan)?;
+    start(lab, plan)
+}
+
+fn prepare(lab: &mut Lab, plan: &Plan) -> Result<()> {
+    lab.generator.run(&plan.prepare(), STEP).map(drop)
+}
+
+fn start(lab: &mut Lab, plan: &Plan) -> Result<Sent> {
     let rate = plan.rate.map_or(SLOWEST, |rate| rate.min(SLOWEST));
     let limit = STEP + Duration::from_secs(plan.packets / rate);
-    Sent::parse(&lab.generator.run(&plan.script(), limit)?)
+    Sent::parse(&lab.generator.run(&plan.send(), limit)?)
 }
 
 #[cfg(test)]
@@ -257,6 +286,7 @@ mod tests {
             checked: 1,
             microseconds: 100_000,
             vcpu_nanoseconds: 5_000_000,
+            idle: 0.01,
         };
         assert_eq!((sample.delivered(), sample.vcpu_per_packet(), sample.rate()), (0.5, 10.0, 5000.0));
     }

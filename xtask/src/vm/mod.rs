@@ -37,11 +37,12 @@ use crate::{
 };
 
 /// What the guests load, with everything that these depend on.
-const MODULES: [&str; 11] = [
+const MODULES: [&str; 12] = [
     "virtio_pci",
     "virtio_net",
     "pktgen",
     "nf_conntrack",
+    "nf_conntrack_netlink",
     "nf_tables",
     "nft_chain_nat",
     "nft_masq",
@@ -73,11 +74,8 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 60_000, value_parser = value_parser!(u64).range(1000..=1_000_000_000))]
     packets: u64,
     /// Packets a second that the generator offers; 0: as fast as it can, and then XDP loses some
-    #[arg(long, default_value_t = 15_000, value_parser = value_parser!(u64).range(0..=100_000_000))]
+    #[arg(long, default_value_t = 20_000, value_parser = value_parser!(u64).range(0..=100_000_000))]
     rate: u64,
-    /// Frames that pktgen hands to the driver at a time
-    #[arg(long, default_value_t = 1, value_parser = value_parser!(u32).range(1..=256))]
-    burst: u32,
     /// Frame length in bytes, without the frame check sequence
     #[arg(long, default_value_t = 60, value_parser = value_parser!(u16).range(60..=1514))]
     frame: u16,

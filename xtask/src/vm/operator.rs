@@ -42,8 +42,8 @@ pub(crate) struct Options {
     /// Transmit queues, each with the pktgen thread of the CPU of its number
     #[arg(long, default_value_t = 1, value_parser = value_parser!(u32).range(1..=256))]
     threads: u32,
-    /// Frames that the driver gets at a time; 1 where it refuses more
-    #[arg(long, default_value_t = 32, value_parser = value_parser!(u32).range(1..=256))]
+    /// Copies of a frame that the driver gets at a time: faster, but so many packets of a flow then come in a row
+    #[arg(long, default_value_t = 1, value_parser = value_parser!(u32).range(1..=256))]
     burst: u32,
 }
 
@@ -83,6 +83,10 @@ fn script(options: &Options) -> Result<String> {
     ensure!(
         !new_flows || *packets <= room,
         "--packets {packets} with --new-flows: {threads} threads send {room} different flows at most"
+    );
+    ensure!(
+        !new_flows || *burst == 1,
+        "--burst {burst} with --new-flows: pktgen sends a burst of one and the same frame; leave --burst out"
     );
     let plan = Plan {
         device: device.clone(),
@@ -159,5 +163,6 @@ mod tests {
         let error = printed("--new-flows --packets 2016001").expect_err("one too many").to_string();
         assert!(error.contains("2016000 different flows"), "{error}");
         assert!(printed("--new-flows --packets 2016000").is_ok());
+        assert!(printed("--new-flows --packets 1000 --burst 8").is_err());
     }
 }

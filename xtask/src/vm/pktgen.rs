@@ -93,14 +93,19 @@ pub(crate) struct Plan {
     /// Transmit queues, each served by the pktgen thread of the CPU with its number. Each has destinations of its own, so
     /// the flows are `threads` times those of the cycle.
     pub(crate) threads: u32,
-    /// Frames handed to the driver before it is told to send.
+    /// Copies of each frame handed to the driver before it is told to send.
     pub(crate) burst: u32,
 }
 
 impl Plan {
     /// The shell script; it runs as root on the generator and blocks until all packets are sent.
     pub(crate) fn script(&self) -> String {
-        let Self { device, threads, .. } = self;
+        self.prepare() + &self.send()
+    }
+
+    /// Its first part, which sends nothing.
+    pub(crate) fn prepare(&self) -> String {
+        let Self { threads, .. } = self;
         let mut text = format!(
             "set -eu\n\
              p=/proc/net/pktgen\n\
@@ -117,16 +122,19 @@ impl Plan {
                 let _infallible = writeln!(text, "w {name} \"{setting}\"");
             }
         }
-        let names: Vec<String> = (0..*threads).map(|thread| self.name(thread)).collect();
-        let _infallible = write!(
-            text,
-            "w pgctrl start\n\
-             for d in {}; do echo \"$d\"; sed -n '/^Result/,$p' \"$p/$d\"; done\n\
-             clear\n",
-            names.join(" ")
-        );
-        debug_assert!(!device.contains('"'));
         text
+    }
+
+    /// Its second part, for a shell of its own or after the first: sends, and tells the results.
+    pub(crate) fn send(&self) -> String {
+        let names: Vec<String> = (0..self.threads).map(|thread| self.name(thread)).collect();
+        format!(
+            "p=/proc/net/pktgen\n\
+             echo start > $p/pgctrl\n\
+             for d in {}; do echo \"$d\"; sed -n '/^Result/,$p' \"$p/$d\"; done\n\
+             for t in $p/kpktgend_*; do echo rem_device_all > \"$t\"; done\n",
+            names.join(" ")
+        )
     }
 
     /// pktgen's name of a device: `DEVICE@QUEUE` where it is not alone.

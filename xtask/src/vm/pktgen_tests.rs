@@ -91,9 +91,10 @@ w eth0 \"udp_dst_min 9000\"
 w eth0 \"udp_dst_max 9000\"
 w eth0 \"flag UDPCSUM\"
 w eth0 \"ratep 30000\"
-w pgctrl start
+p=/proc/net/pktgen
+echo start > $p/pgctrl
 for d in eth0; do echo \"$d\"; sed -n '/^Result/,$p' \"$p/$d\"; done
-clear
+for t in $p/kpktgend_*; do echo rem_device_all > \"$t\"; done
 ";
     assert_eq!(text, expected);
 }

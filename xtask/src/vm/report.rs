@@ -105,7 +105,10 @@ impl Series {
                 );
             }
             if let Some(ratio) = self.ratio(workload) {
-                let _infallible = writeln!(text, "  nftables / natgw, gateway CPU a packet: {ratio:.2}");
+                let above = self.ratio_above_floor(workload);
+                let above = above.map_or_else(String::new, |above| format!("; above the floor {above:.2}"));
+                let _infallible =
+                    writeln!(text, "  nftables / natgw, gateway CPU a packet: {ratio:.2}{above}");
             }
         }
         for remark in remarks {
@@ -117,6 +120,15 @@ impl Series {
     /// How many times the CPU time of natgw nftables takes for a packet.
     fn ratio(&self, workload: Workload) -> Option<f64> {
         Some(self.vcpu(Gateway::Masquerade, workload)? / self.vcpu(Gateway::Natgw, workload)?)
+    }
+
+    /// The same of what either takes beyond the floor: receiving, sending and interrupts, which are most of it.
+    fn ratio_above_floor(&self, workload: Workload) -> Option<f64> {
+        let floor = self.vcpu(Gateway::Floor, workload)?;
+        let (masquerade, natgw) =
+            (self.vcpu(Gateway::Masquerade, workload)? - floor, self.vcpu(Gateway::Natgw, workload)? - floor);
+        // Within the noise a quotient says nothing.
+        (masquerade > 0.0 && natgw > 0.05 * floor).then(|| masquerade / natgw)
     }
 
     fn json(&self) -> Value {
@@ -136,6 +148,10 @@ impl Series {
             })
             .collect();
         json!({
+            "ratios": self.workloads().into_iter().map(|workload| json!({
+                "bench": workload.bench(), "flows": workload.flows(), "nftables_natgw": self.ratio(workload),
+                "nftables_natgw_above_floor": self.ratio_above_floor(workload),
+            })).collect::<Vec<_>>(),
             "package": package, "kernel": release, "accel": accel.name(), "accel_reason": reason,
             "medians": medians, "samples": samples.iter().map(Sample::json).collect::<Vec<_>>(), "remarks": remarks,
         })
@@ -161,7 +177,7 @@ pub(crate) fn write_json(host: &Host, options: &Options, series: &[Series], to: 
             "natgw": natgw, "command": command,
         },
         "options": {
-            "packets": options.packets, "frame": options.frame, "rate": options.rate, "burst": options.burst,
+            "packets": options.packets, "frame": options.frame, "rate": options.rate,
             "repeat": options.repeat,
         },
         "kernels": series.iter().map(Series::json).collect::<Vec<_>>(),
@@ -190,6 +206,7 @@ mod tests {
             checked: 1,
             microseconds: 100_000,
             vcpu_nanoseconds,
+            idle: 0.01,
         }
     }
 
@@ -202,7 +219,8 @@ mod tests {
 
     #[test]
     fn the_ratio_is_that_of_the_medians() {
-        let samples = [(Gateway::Masquerade, [9, 10, 30]), (Gateway::Natgw, [4, 5, 6])];
+        let samples =
+            [(Gateway::Floor, [3, 3, 3]), (Gateway::Masquerade, [9, 10, 30]), (Gateway::Natgw, [4, 5, 6])];
         let samples =
             samples.iter().flat_map(|(gateway, times)| times.map(|time| sample(*gateway, time * 1_000_000)));
         let series = Series {
@@ -215,7 +233,10 @@ mod tests {
         };
         assert_eq!(series.ratio(Workload::Established(256)), Some(2.0));
         let text = series.text();
-        assert!(text.contains("nftables / natgw, gateway CPU a packet: 2.00"), "{text}");
+        assert!(
+            text.contains("nftables / natgw, gateway CPU a packet: 2.00; above the floor 3.50"),
+            "{text}"
+        );
         assert!(text.contains("note: repeated once"), "{text}");
         assert_eq!(series.json()["medians"][3]["gateway_vcpu_us_per_packet"], 5.0);
     }
