@@ -188,9 +188,10 @@ impl Machine {
         let number = self.commands;
         self.pending.clear();
         self.send(&format!("{number} {}\n", one_line(command)), limit)?;
-        let (text, status) = self.until(&format!("`{command}`"), limit, |text| answer(text, number))?;
+        let (text, status) =
+            self.until(&format!("`{}`", first_line(command)), limit, |text| answer(text, number))?;
         if status != 0 {
-            bail!("on the {}, `{command}` ended with {status}: {}", self.name, text.trim());
+            bail!("on the {}, `{}` ended with {status}: {}", self.name, first_line(command), text.trim());
         }
         Ok(text)
     }
@@ -226,6 +227,8 @@ impl Machine {
                 None => process.alive().map(|()| None),
             }
         });
+        // Who interrupts does not want to know where.
+        stop.check()?;
         answer.with_context(|| {
             let console = tail(&process.console);
             format!("the {name} does not answer; it wrote last: {}{console}", last(pending, 300))
@@ -262,6 +265,11 @@ fn running_time(schedstat: &str) -> Result<u64> {
     first.and_then(|number| number.parse().ok()).with_context(|| {
         format!("schedstat is `{}`, expected three numbers: is CONFIG_SCHED_INFO on?", schedstat.trim())
     })
+}
+
+/// Enough to know a script by.
+fn first_line(command: &str) -> &str {
+    command.lines().next().unwrap_or_default()
 }
 
 /// A script of several lines as one command line.

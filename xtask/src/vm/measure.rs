@@ -142,6 +142,8 @@ pub(crate) fn measure(
     let plan = match workload {
         Workload::Established(flows) => {
             send(lab, &Plan { packets: flows.into(), ..plan.clone() })?;
+            // Those that are still in queues must not be taken for timed ones.
+            read(lab)?;
             plan
         }
         Workload::NewFlows(flows) => Plan { packets: flows.into(), ..plan },

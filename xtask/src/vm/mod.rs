@@ -16,7 +16,7 @@ mod stop;
 
 use std::{fs, path::PathBuf, process};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, value_parser};
 
 pub(crate) use self::operator::{Options as PktgenOptions, run as print_pktgen};
@@ -127,9 +127,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let host = Host::read(&programs.natgw);
     // From here on there is something to undo.
     let stop = Stop::install()?;
-    let mut series = Vec::new();
+    let (mut series, mut failed) = (Vec::new(), Vec::new());
     for kernel in &kernels {
-        series.push(bench(kernel, &tree, options, &workloads, &stop)?);
+        let done = bench(kernel, &tree, options, &workloads, &stop);
+        // Whatever was waited for just then is no error.
+        stop.check()?;
+        match done {
+            Ok(done) => series.push(done),
+            Err(error) if kernels.len() > 1 => {
+                let told = format!("{}: {error:#}", kernel.package);
+                note(&told);
+                failed.push(told);
+            }
+            Err(error) => return Err(error),
+        }
     }
     print!("{}", report::heading(&host, options));
     for series in &series {
@@ -139,6 +150,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         report::write_json(&host, options, &series, path)?;
         println!("every repetition: {}", path.display());
     }
+    ensure!(failed.is_empty(), "no figures with {}", failed.join("\n"));
     Ok(())
 }
 
