@@ -92,7 +92,7 @@ impl Gateway {
     /// What it says itself of packets that did not arrive.
     pub(crate) fn says(self, machine: &mut Machine) -> String {
         let command = match self {
-            Self::Natgw => "natgw stats --name vm",
+            Self::Natgw => "natgw stats --name vm | cat",
             Self::Floor | Self::Forward | Self::Masquerade => "cat /proc/net/dev",
         };
         machine.run(command, STEP).unwrap_or_else(|error| format!("{error:#}"))
@@ -137,8 +137,10 @@ fn configuration(flows: u32) -> String {
     )
 }
 
-/// The daemon's line `ready` comes when packets are translated.
+/// The daemon's line `ready` comes when packets are translated. The log is emptied first: the shell in the background may
+/// do so only after the first look for that line.
 const START_NATGW: &str = "\
+: > /run/natgw.log
 natgw run --config /run/natgw.toml > /run/natgw.log 2>&1 &
 pid=$!
 echo $pid > /run/natgw.pid
@@ -164,6 +166,12 @@ mod tests {
         let text = configuration(65_536);
         assert_eq!(text.matches("\"10.0.1.").count(), BACKENDS as usize);
         assert!(text.contains("ports_per_backend = 1280") && text.contains("max_flows = 65536"), "{text}");
+    }
+
+    #[test]
+    fn an_earlier_daemon_is_not_taken_for_this_one() {
+        let emptied = START_NATGW.find(": > /run/natgw.log\n").expect("the log is emptied");
+        assert!(emptied < START_NATGW.find("natgw run").expect("the daemon is started"));
     }
 
     #[test]

@@ -106,15 +106,14 @@ impl Plan {
     /// Its first part, which sends nothing.
     pub(crate) fn prepare(&self) -> String {
         let Self { threads, .. } = self;
-        let mut text = format!(
-            "set -eu\n\
+        let mut text = "set -eu\n\
              p=/proc/net/pktgen\n\
              [ -d $p ] || modprobe pktgen\n\
-             w() {{ echo \"$2\" > \"$p/$1\" || {{ echo \"pktgen refuses '$2' for $1\" >&2; exit 1; }}; }}\n\
-             clear() {{ for t in $p/kpktgend_*; do echo rem_device_all > \"$t\"; done; }}\n\
+             w() { echo \"$2\" > \"$p/$1\" || { echo \"pktgen refuses '$2' for $1\" >&2; exit 1; }; }\n\
+             clear() { for t in $p/kpktgend_*; do echo rem_device_all > \"$t\"; done; }\n\
              trap 'echo stop > $p/pgctrl; clear; exit 1' INT TERM HUP\n\
              clear\n"
-        );
+            .to_owned();
         for thread in 0..*threads {
             let name = self.name(thread);
             let _infallible = writeln!(text, "w kpktgend_{thread} \"add_device {name}\"");
