@@ -9,6 +9,8 @@
 //! are kept after it has said so in `FRAGMENTS`. So at least one of them sees the other, and the compare-and-swap of
 //! the slot's word decides who sends.
 
+use core::arch::asm;
+
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
     cty::c_void,
@@ -202,12 +204,9 @@ fn keep(work: &mut Work) -> u32 {
     unsafe {
         (*slot).key = work.key;
         (*slot).length = length;
-        let length = length & (2 * HELD_BYTES as u32 - 1);
+        let length = held_length(length);
         let filling = word_of(work.now, HELD_FILLING);
-        if length == 0
-            || length as usize > HELD_BYTES
-            || bpf_skb_load_bytes(work.skb.cast(), L3, data.cast(), length) != 0
-        {
+        if bpf_skb_load_bytes(work.skb.cast(), L3, data.cast(), length) != 0 {
             atomic::compare_swap(&raw mut (*slot).word, filling, 0);
             verdict::count(|counters| counters.fragments_lost += 1);
             return 0;
@@ -221,6 +220,21 @@ fn keep(work: &mut Work) -> u32 {
 }
 
 const NO_SLOT: u32 = u32::MAX;
+
+/// A length from 1 to [`HELD_BYTES`] as it is, and any other one brought there.
+///
+/// verifier: in one register, by instructions that LLVM does not see through. It knows what it has compared and passes
+/// another register on, of whose bounds the verifier of Linux 6.1 and 6.12 knows nothing.
+#[inline(always)]
+pub(crate) fn held_length(length: u32) -> u32 {
+    const { assert!(HELD_BYTES == 2048, "the mask below") };
+    let mut bounded = u64::from(length);
+    // SAFETY: arithmetic in one register.
+    unsafe {
+        asm!("{x} += -1", "{x} &= 2047", "{x} += 1", x = inout(reg) bounded, options(pure, nomem, nostack));
+    }
+    bounded as u32
+}
 
 /// [`HeldFragment::word`].
 ///

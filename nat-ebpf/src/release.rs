@@ -21,7 +21,7 @@ use nat_common::{
 
 use crate::{
     atomic,
-    hold::{Work, word_of},
+    hold::{Work, held_length, word_of},
     lookup::word,
     maps::{FLOWS, HELD, HELD_DATA, PORT_BY_IFINDEX, PORTS},
     parse::IPV4 as IPV4_HEADER,
@@ -86,10 +86,12 @@ fn load_into(skb: *mut __sk_buff, number: u32, slot: *const HeldFragment) -> boo
     let Some(data) = HELD_DATA.get_ptr(number) else { return false };
     // SAFETY: this CPU's own since it swapped the word; the buffer holds `length` bytes.
     unsafe {
-        let length = (*slot).length & (2 * HELD_BYTES as u32 - 1);
-        length >= IPV4_HEADER as u32
-            && length as usize <= HELD_BYTES
-            && bpf_skb_change_tail(skb, L3 + length, 0) == 0
+        let stored = (*slot).length;
+        if stored < IPV4_HEADER as u32 || stored as usize > HELD_BYTES {
+            return false;
+        }
+        let length = held_length(stored);
+        bpf_skb_change_tail(skb, L3 + length, 0) == 0
             && bpf_skb_store_bytes(skb, L3, data.cast(), length, 0) == 0
     }
 }

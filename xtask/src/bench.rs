@@ -3,12 +3,14 @@
 use std::{ffi::OsString, os::unix::process::CommandExt, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
+use clap::Parser;
 
 use crate::{
     build,
     exec::{Root, exec, shown, step},
     paths,
     setup::{BpfTools, system},
+    vm,
 };
 
 /// Tells the runner where generator, sink and floor are; an absolute path.
@@ -16,12 +18,18 @@ const OBJECT_VARIABLE: &str = "NATGW_BENCH_OBJECT";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Benches and options of natgw-bench; `-- --help` lists them
+    /// Benches and options of natgw-bench; `-- --help` lists them. Or `vm`, the same in virtual machines, or `pktgen`, a
+    /// script for real hosts; each has its own `--help`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<OsString>,
 }
 
 pub(crate) fn run(Args { args }: &Args) -> Result<()> {
+    match args.first().and_then(|word| word.to_str()) {
+        Some("vm") => return vm::run(&vm::Options::parse_from(args)),
+        Some("pktgen") => return vm::print_pktgen(&vm::PktgenOptions::parse_from(args)),
+        _natgw_bench => {}
+    }
     let tools = build::all()?;
     let object = object(&tools)?;
     step("building target/release/natgw-bench");

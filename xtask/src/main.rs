@@ -10,6 +10,7 @@ mod paths;
 mod setup;
 mod test;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -33,7 +34,7 @@ enum Verb {
     Demo(demo::Args),
     /// Run the tests: pure as you, packet and netns as root
     Test(test::Args),
-    /// Build everything, then compare natgw with floor, forwarding and nftables as root
+    /// Build everything, then compare natgw with floor, forwarding and nftables as root; `vm`: in virtual machines
     Bench(bench::Args),
     /// rustfmt, clippy, house rules, cargo-deny
     Lint,

@@ -142,7 +142,8 @@ fn is_on(link: &FdLink, hook: Hook, interface: &str) -> Result<bool> {
 fn put_filter(ebpf: &mut Ebpf, hook: Hook, interface: &str) -> Result<bool> {
     match tc::qdisc_add_clsact(interface) {
         Err(TcError::AlreadyAttached) | Ok(()) => {}
-        Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        // aya 0.14 tells `AlreadyAttached` in its own words; the outside interface has the guard's already.
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
         Err(error) => return Err(error.into()),
     }
     let program = load::classifier(ebpf, hook.program())?;

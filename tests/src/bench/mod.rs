@@ -20,6 +20,7 @@ mod exec;
 mod fair;
 mod gateway;
 mod generator;
+pub mod guest;
 mod interference;
 mod kernel_facts;
 mod live;

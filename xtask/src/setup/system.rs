@@ -31,6 +31,17 @@ const PACKAGES: [Package; 5] = [
     },
 ];
 
+/// What `bench vm` calls beside [`PACKAGES`].
+const VM_PACKAGES: [Package; 3] = [
+    Package {
+        name: "qemu-system-x86",
+        program: "qemu-system-x86_64",
+        reason: "runs generator, gateway and sink as virtual machines",
+    },
+    Package { name: "busybox-static", program: "busybox", reason: "is the guests' shell" },
+    Package { name: "xz-utils", program: "xz", reason: "decompresses kernel modules" },
+];
+
 /// What single tests call, which say SKIPPED where it is not there.
 const JUDGE: Package = Package {
     name: "coturn",
@@ -42,8 +53,17 @@ const BPFFS: &str = "/sys/fs/bpf";
 
 /// Installs what is missing; says and does nothing where all is there.
 pub(crate) fn ensure_packages() -> Result<()> {
+    ensure(&PACKAGES)
+}
+
+/// The same for virtual machines.
+pub(crate) fn ensure_vm_packages() -> Result<()> {
+    ensure(&VM_PACKAGES)
+}
+
+fn ensure(packages: &[Package]) -> Result<()> {
     let missing: Vec<&Package> =
-        PACKAGES.iter().filter(|package| find_program(package.program).is_none()).collect();
+        packages.iter().filter(|package| find_program(package.program).is_none()).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -69,8 +69,8 @@ impl<'a> ConntrackTable<'a> {
     }
 }
 
-/// One request of `NFNL_SUBSYS_CTNETLINK`, `IPCTNL_MSG_CT_DELETE` without a tuple: delete everything.
-fn flush() -> io::Result<()> {
+/// One request of `NFNL_SUBSYS_CTNETLINK`, `IPCTNL_MSG_CT_DELETE` without a tuple: delete everything in this namespace.
+pub(in crate::bench) fn flush() -> io::Result<()> {
     const CT_DELETE: u16 = (1 << 8) | 2;
     const LENGTH: u32 = 20;
     // SAFETY: no pointers.

@@ -15,7 +15,7 @@ use clap::ValueEnum;
 use self::conntrack::ConntrackTable;
 pub(super) use self::{
     config::{LARGE_BACKENDS, LARGE_FRONTENDS, Rule, Setup, large},
-    conntrack::ConntrackLimits,
+    conntrack::{ConntrackLimits, flush as empty_connection_table},
     kernel::iptables_version,
     natgw::Daemon,
 };
