@@ -86,13 +86,19 @@ pub(crate) fn full_of(root: *mut RootRecord, segment: u32) -> *mut u64 {
     unsafe { (&raw mut (*root).full).cast::<u64>().add((segment & SEGMENT_MASK) as usize) }
 }
 
-/// Sets a port's bit.
+/// Sets the bit of a port that has just been claimed.
 #[inline(always)]
 pub(crate) fn mark(key: &RecordKey, port: [u8; 2]) {
-    if let Some(record) = RECORDS.get_ptr_mut(key) {
-        let bit = u32::from(u16::from_be_bytes(port));
-        // SAFETY: a word of a map value.
-        unsafe { atomic::fetch_or(word_of(record, bit >> 6), 1u64 << (bit & 63)) };
+    let Some(record) = RECORDS.get_ptr_mut(key) else { return };
+    let bit = u32::from(u16::from_be_bytes(port));
+    let (word, mask) = (word_of(record, bit >> 6), 1u64 << (bit & 63));
+    // SAFETY: words of a map value of an LRU map. In one that was recycled meanwhile the bit is taken back, as a release does:
+    // somebody may have seen the leaf full.
+    unsafe {
+        if atomic::fetch_or(word, mask) & mask == 0 && atomic::load(&raw const (*record).tag) != key.tag() {
+            atomic::fetch_and(word, !mask);
+            atomic::fetch_add(&raw mut (*record).epoch, 1);
+        }
     }
 }
 
