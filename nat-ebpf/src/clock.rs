@@ -9,7 +9,8 @@ use crate::{
     maps::{CONTROL, SCRATCH},
 };
 
-/// The current tick. The coarse clock is a plain memory read, where the precise one reads the time-stamp counter.
+/// The current tick: of the coarse clock, which moves with the timer interrupt, as `jiffies` do. So it is asked once for each of them on
+/// each CPU; that `jiffies` has not moved takes an instruction to see, as the verifier puts it in place of the call.
 #[inline(always)]
 pub(crate) fn now() -> Tick {
     if constants::test_clock() {
@@ -21,8 +22,8 @@ pub(crate) fn now() -> Tick {
     unsafe {
         let jiffies = bpf_jiffies64();
         if (*scratch).jiffies != jiffies {
-            (*scratch).tick = u64::from(tick::from_ns(bpf_ktime_get_coarse_ns()));
-            (*scratch).jiffies = jiffies;
+            (&raw mut (*scratch).tick).write_volatile(u64::from(tick::from_ns(bpf_ktime_get_coarse_ns())));
+            (&raw mut (*scratch).jiffies).write_volatile(jiffies);
         }
         (*scratch).tick as Tick
     }
