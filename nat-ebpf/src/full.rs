@@ -68,9 +68,7 @@ fn all_taken(search: &Search, set: u32) -> bool {
         if generation != (*control).generation || due == 0 || !before(search.now, due) {
             return false;
         }
-        if atomic::load(&raw const (*root).pending) != 0
-            || atomic::load(&raw const (*root).drained) != atomic::load(&raw const (*table).drained)
-        {
+        if atomic::load(&raw const (*root).drained) != atomic::load(&raw const (*table).drained) {
             return false;
         }
         for index in 0..MAX_SEGMENTS {
@@ -81,7 +79,15 @@ fn all_taken(search: &Search, set: u32) -> bool {
                 return false;
             }
         }
+        // After the bits: whoever announces itself later sets one later.
+        if atomic::load(&raw const (*root).pending) != 0 {
+            return false;
+        }
         delay::at(ROOT_COPIED);
-        atomic::load(&raw const (*root).epoch) == epoch && atomic::load(&raw const (*root).tag) == key.tag()
+        // Looked up anew: to a root that was evicted, releases are not noted.
+        ROOTS.get_ptr(&key).is_some_and(|root| {
+            atomic::load(&raw const (*root).epoch) == epoch
+                && atomic::load(&raw const (*root).tag) == key.tag()
+        })
     }
 }

@@ -10,7 +10,7 @@
 
 use nat_common::{
     abi::{
-        grant::{PortSet, Segment},
+        grant::{MAX_SEGMENTS, PortSet, Segment},
         names::delay::{BIT_SET, LEAF_SEEN, ROOT_COPIED, ROOT_SET},
         record::{LEAF_PORTS, LEAF_SHIFT, LEAF_WORDS, PortRecord, RecordKey, RootRecord},
     },
@@ -51,13 +51,15 @@ pub(crate) fn root(search: &mut Search, set: *const PortSet) -> u32 {
     unsafe {
         renew(root);
         search.epoch = atomic::load(&raw const (*root).epoch);
-        let believed = atomic::load(&raw const (*root).pending) == 0;
-        if !believed && search.spins <= MOST_SPINS {
-            return SEARCHING;
-        }
         for segment in 0..search.full.len() {
-            let bits = atomic::load(full_of(root, segment as u32));
-            search.full[segment] = if believed { bits } else { 0 };
+            search.full[segment] = atomic::load(full_of(root, segment as u32));
+        }
+        // After the bits: whoever announces itself later sets one later.
+        if atomic::load(&raw const (*root).pending) != 0 {
+            if search.spins <= MOST_SPINS {
+                return SEARCHING;
+            }
+            search.full = [0; MAX_SEGMENTS];
         }
         if atomic::load(&raw const (*root).tag) != tag {
             return SEARCHING;
@@ -82,11 +84,12 @@ unsafe fn renew(root: *mut RootRecord) {
         if atomic::load(&raw const (*root).drained) == drained {
             return;
         }
-        (&raw mut (*root).drained).write_volatile(drained);
-        for segment in 0..nat_common::abi::grant::MAX_SEGMENTS {
+        for segment in 0..MAX_SEGMENTS {
             atomic::fetch_and(full_of(root, segment as u32), 0);
         }
         atomic::fetch_add(&raw mut (*root).epoch, 1);
+        // Last: until then nobody takes the old bits for current ones.
+        (&raw mut (*root).drained).write_volatile(drained);
     }
 }
 

@@ -234,7 +234,7 @@ pub(crate) extern "C" fn natgw_search(index: u32) -> u32 {
     }
     if probes != 0 {
         // SAFETY: array element.
-        unsafe { pressed.write_volatile(pressure.collided(search.now).0) };
+        unsafe { pressed.write_volatile(Pressure(pressed.read_volatile()).collided(search.now).0) };
     }
     begin(search, set, bound);
     search.start = random() & 1023;

@@ -13,6 +13,7 @@ use nat_common::abi::{config::NO_SLOT, names};
 use tracing::debug;
 
 use super::{
+    layout::Lower,
     pin::Instance,
     shape::{self, Room},
 };
@@ -101,21 +102,24 @@ impl Loader {
     }
 
     /// Loads the object once for each of `devices`, with its XDP program accepted by the verifier: that takes most of the time
-    /// of a start, so as many at a time as there are CPUs.
+    /// of a start, so as many at a time as there are CPUs. The results are in the order of the devices.
     ///
     /// # Errors
     ///
-    /// As [`Self::load`] and [`xdp`].
-    pub fn load_verified(&self, devices: impl IntoIterator<Item = Constants>) -> Result<Vec<Ebpf>> {
-        let devices: Vec<Constants> = devices.into_iter().collect();
+    /// When there is no thread to be had; each result fails as [`Self::load`] and [`xdp`].
+    pub fn load_verified(&self, devices: &[Lower]) -> Result<Vec<Result<Ebpf>>> {
         let at_a_time = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let mut loaded = Vec::with_capacity(devices.len());
         for some in devices.chunks(at_a_time) {
             thread::scope(|scope| {
-                let loads: Vec<_> =
-                    some.iter().map(|device| scope.spawn(|| self.verified(*device))).collect();
-                for load in loads {
-                    loaded.push(load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+                let mut loads = Vec::with_capacity(some.len());
+                for device in some {
+                    let load = || self.verified(device.constants);
+                    loads.push(thread::Builder::new().spawn_scoped(scope, load).context("starting a thread")?);
+                }
+                for (load, device) in loads.into_iter().zip(some) {
+                    let done = load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                    loaded.push(done.with_context(|| format!("loading the program of `{}`", device.name)));
                 }
                 anyhow::Ok(())
             })?;

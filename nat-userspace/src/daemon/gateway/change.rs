@@ -159,13 +159,13 @@ impl Gateway {
         missing.retain(|lower| {
             self.attached.get(&lower.name).is_none_or(|attached| attached.constants != lower.constants)
         });
-        let programs = self.loader.load_verified(missing.iter().map(|lower| lower.constants))?;
+        let programs = self.loader.load_verified(&missing)?;
         for (lower, ebpf) in missing.into_iter().zip(programs) {
             if lower.constants.trunk != 0 {
                 self.keep_tags(&lower.name, journal.as_deref_mut())?;
             }
             let now = devices.iter().find(|device| device.index == lower.constants.lower);
-            let new = self.attach(&lower, ebpf, now.and_then(|device| device.xdp))?;
+            let new = self.attach(&lower, ebpf?, now.and_then(|device| device.xdp))?;
             if let Some(journal) = journal.as_deref_mut().filter(|_| new) {
                 journal.push(Done::Xdp(lower.name));
             }
