@@ -47,7 +47,13 @@ pub(super) fn equip(chain: &Chain) -> anyhow::Result<()> {
     }
     // Without translation answers go to the backends themselves.
     writeln!(lines, "route add 10.0.0.0/16 via {FRONTEND} dev sink0")?;
-    chain.sink.ip_batch(&lines)
+    chain.sink.ip_batch(&lines)?;
+    // The host's own choice may be one that estimates the path: on one without any delay some go down to a few kilobits.
+    for host in [&chain.generator, &chain.sink] {
+        host.sysctl("ipv4/tcp_congestion_control", "cubic")
+            .or_else(|_| host.sysctl("ipv4/tcp_congestion_control", "reno"))?;
+    }
+    Ok(())
 }
 
 /// The servers of all destinations.
@@ -88,15 +94,16 @@ impl Servers {
         }
     }
 
-    /// Counts what arrives.
+    /// Counts what arrives, until the end.
     pub(super) fn swallow(&self, mut stream: TcpStream) -> io::Result<()> {
         let mut piece = vec![0; PIECE];
-        loop {
+        while !self.end.load(Ordering::Relaxed) {
             match stream.read(&mut piece)? {
                 0 => return Ok(()),
                 length => _ = self.received.fetch_add(length as u64, Ordering::Relaxed),
             }
         }
+        Ok(())
     }
 
     /// Sends every message back.
