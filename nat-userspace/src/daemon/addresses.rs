@@ -45,28 +45,32 @@ pub(super) async fn assign(
         }
     }
     info!("{interface}: {} addresses added", added.len());
-    for address in &added {
-        if let Err(error) = announce(port.ifindex, port.mac, *address) {
-            warn!("{interface}: announcing {address} by ARP: {error}; neighbours find it when they ask");
-        }
+    let announced = packet_socket().and_then(|socket| {
+        added.iter().try_for_each(|address| announce(&socket, port.ifindex, port.mac, *address))
+    });
+    if let Err(error) = announced {
+        warn!("{interface}: announcing addresses by ARP: {error}; neighbours find them when they ask");
     }
     Ok(added)
 }
 
-/// Sends one ARP announcement (RFC 5227 §2.3): whoever remembers another owner of the address corrects it.
-fn announce(index: u32, mac: [u8; 6], address: Ipv4Addr) -> io::Result<()> {
-    let protocol = (libc::ETH_P_ARP as u16).to_be();
-    // SAFETY: no pointers; the result is checked before it is owned.
-    let socket =
-        unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, i32::from(protocol)) };
+/// A socket to send by; one for all addresses, because the kernel waits for packets under way when one is closed
+/// (`packet_release`, net/packet/af_packet.c), some 12 ms each time.
+fn packet_socket() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; the result is checked before it is owned. Protocol 0: nothing is received.
+    let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if socket < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: a socket that was just opened and that nothing else owns.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
+}
+
+/// Sends one ARP announcement (RFC 5227 §2.3): whoever remembers another owner of the address corrects it.
+fn announce(socket: &OwnedFd, index: u32, mac: [u8; 6], address: Ipv4Addr) -> io::Result<()> {
     let to = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: protocol,
+        sll_protocol: (libc::ETH_P_ARP as u16).to_be(),
         sll_ifindex: index as i32,
         sll_hatype: 0,
         sll_pkttype: 0,

@@ -115,7 +115,8 @@ impl Loader {
                 let mut loads = Vec::with_capacity(some.len());
                 for device in some {
                     let load = || self.verified(device.constants);
-                    loads.push(thread::Builder::new().spawn_scoped(scope, load).context("starting a thread")?);
+                    loads
+                        .push(thread::Builder::new().spawn_scoped(scope, load).context("starting a thread")?);
                 }
                 for (load, device) in loads.into_iter().zip(some) {
                     let done = load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
