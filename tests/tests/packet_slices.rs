@@ -82,8 +82,16 @@ fn slices_reclaim_everything_that_is_over() {
     let missed = u64::from(FLOWS) - first.reclaimed;
     assert!(missed <= count / 4, "{missed} of {FLOWS} missed in {count} slices");
     lab.audit().expect("both halves or none");
-    bounded_pass(&mut lab);
-    assert_eq!(first.reclaimed + lab.swept().expect("map").reclaimed, u64::from(FLOWS));
+    // What one pass has hidden from itself the next one meets, unless it hides it once more.
+    let mut reclaimed = first.reclaimed;
+    for _ in 0..4 {
+        if reclaimed == u64::from(FLOWS) {
+            break;
+        }
+        bounded_pass(&mut lab);
+        reclaimed += lab.swept().expect("map").reclaimed;
+    }
+    assert_eq!(reclaimed, u64::from(FLOWS));
     assert_eq!(lab.audit().expect("audit"), 0);
 }
 
