@@ -78,12 +78,13 @@ fn all_taken(search: &Search, set: u32) -> bool {
             if leaves((*set).segments[index]) & !atomic::load(full_of(root, index as u32)) != 0 {
                 return false;
             }
+            // Between one word and the next a port may be released in the one and another claimed in the other.
+            delay::at(ROOT_COPIED);
         }
         // After the bits: whoever announces itself later sets one later.
         if atomic::load(&raw const (*root).pending) != 0 {
             return false;
         }
-        delay::at(ROOT_COPIED);
         // Looked up anew: to a root that was evicted, releases are not noted.
         ROOTS.get_ptr(&key).is_some_and(|root| {
             atomic::load(&raw const (*root).epoch) == epoch
